@@ -1,0 +1,1 @@
+"""Makes adapters: every step from MIMIC's files to the published bundle is a Dagster asset."""

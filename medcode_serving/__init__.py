@@ -1,0 +1,1 @@
+"""Turns clinical text into medical codes with a published bundle: no Dagster, no training code."""

@@ -1,0 +1,223 @@
+"""The bundle: the one artifact in which the asset side and the serving side meet.
+
+    bundles/<recipe>/<version>/
+      bundle.json       what is in the bundle and where it came from (`BundleManifest`)
+      adapter/          PEFT adapter, safetensors only
+      codes.parquet     system, code, text, description, frequency (`medcode_serving.codes.vocabulary`)
+      gguf/             optional, added later as a whole, with a manifest.json of its own
+    bundles/<recipe>/LATEST   names one version
+
+A bundle is immutable: it is written aside, checksummed, and renamed into place; only then may LATEST name it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medcode_serving.errors import MedcodeError
+from medcode_serving.prompts import PromptTemplate
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+ADAPTER = "adapter"
+CODES = "codes.parquet"
+GGUF = "gguf"
+LATEST = "LATEST"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseModelRef(_Frozen):
+    """Which base model the adapter belongs to."""
+
+    id: str = Field(description="`embedded`, a Hugging Face id, or a local folder.")
+    revision: str = Field(description="Hub commit, or sha256 over the folder's weights and tokenizer.")
+
+
+class DecodingSettings(_Frozen):
+    """Limits of one answer; the same in evaluation and in production."""
+
+    max_prompt_tokens: int = Field(default=1024, ge=16, description="Longer notes are shortened, and it is said.")
+    max_codes: int = Field(default=32, ge=1, description="Codes that one answer holds at most.")
+
+
+class Metric(_Frozen):
+    """One measured number and how it was made."""
+
+    name: str = Field(description="e.g. micro_f1")
+    value: float
+    engine: str = Field(description="What predicted: adapter, base_model, frequency_prior.")
+    split: str = Field(description="train, validation or test")
+    label_space: str = Field(description="closed or open, as defined in medcode_assets/evaluation/metrics.py")
+
+
+class DataVersion(_Frozen):
+    """Which data the adapter was trained on."""
+
+    partition: str = Field(description="Name of the registered MIMIC version.")
+    release: str = Field(description="mimic-iii or mimic-iv")
+    sources: dict[str, str] = Field(description="sha256 of each source file, by table.")
+    split_hash: str = Field(description="sha256 over the sorted (patient, split) pairs.")
+
+
+class Provenance(_Frozen):
+    """Which code and which runs made the bundle."""
+
+    code_version: str
+    libraries: dict[str, str] = Field(description="Version of each library that training used.")
+    settings: dict[str, Any] = Field(description="The training settings, as in training-config.yaml.")
+    mlflow_run: str | None = None
+    dagster_run: str | None = None
+
+
+class BundleManifest(_Frozen):
+    """The contents of bundle.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    recipe: str
+    version: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    base_model: BaseModelRef
+    prompt: PromptTemplate
+    decoding: DecodingSettings
+    threshold: float = Field(ge=0, le=1, description="Codes below this probability are not predicted.")
+    metrics: tuple[Metric, ...] = ()
+    data: DataVersion
+    provenance: Provenance
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file, by relative path.")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest was read."""
+
+    path: Path
+    manifest: BundleManifest
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the PEFT adapter."""
+        return self.path / ADAPTER
+
+    @property
+    def codes(self) -> Path:
+        """Parquet file of the code vocabulary."""
+        return self.path / CODES
+
+
+def write_bundle(root: Path, manifest: BundleManifest, *, adapter: Path, codes: Path) -> Bundle:
+    """Write `<root>/<recipe>/<version>` from a manifest (its `files` are filled in here), an adapter and its codes.
+
+    Raises:
+        MedcodeError: the version exists already, or the adapter holds weights that are not safetensors.
+    """
+    target = root / manifest.recipe / manifest.version
+    if target.exists():
+        raise MedcodeError(f"{target}: this bundle version exists already and bundles are immutable")
+    refuse_pickles(adapter)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=target.parent))
+    try:
+        shutil.copytree(adapter, aside / ADAPTER)
+        shutil.copyfile(codes, aside / CODES)
+        sealed = manifest.model_copy(update={"files": checksums(aside)})
+        (aside / MANIFEST).write_text(sealed.model_dump_json(indent=2))
+        aside.chmod(0o755)  # mkdtemp gives 0700, and a bundle is often served by another user
+        aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return Bundle(target, sealed)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read a bundle and verify every file against its checksum.
+
+    Raises:
+        MedcodeError: no bundle there, written by a newer medcode, or a file missing, changed or unexpected.
+    """
+    try:
+        raw = json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise MedcodeError(f"{path}: no {MANIFEST} there; name a bundle folder, or publish one: medcode run") from None
+    except json.JSONDecodeError as error:
+        raise MedcodeError(f"{path / MANIFEST}: not JSON (line {error.lineno}); publish the bundle anew") from None
+    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+        raise MedcodeError(f"{path / MANIFEST}: schema_version is not {SCHEMA_VERSION}; use the medcode that wrote it")
+    try:
+        manifest = BundleManifest.model_validate(raw)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise MedcodeError(f"{path / MANIFEST}: fields missing or wrong: {fields}; publish the bundle anew") from None
+    _verify_files(path, manifest.files)
+    return Bundle(path, manifest)
+
+
+def _verify_files(path: Path, expected: dict[str, str]) -> None:
+    found = checksums(path)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise MedcodeError(f"{path / name}: missing from the bundle; publish it anew: medcode run")
+        if name not in expected:
+            raise MedcodeError(f"{path / name}: not part of the bundle; remove it")
+        if expected[name] != found[name]:
+            raise MedcodeError(f"{path / name}: changed since it was published; publish the bundle anew: medcode run")
+
+
+def publish(bundle: Bundle) -> None:
+    """Let LATEST name this bundle, atomically."""
+    pointer = bundle.path.parent / LATEST
+    aside = pointer.with_name(f".{LATEST}.{os.getpid()}")
+    aside.write_text(bundle.manifest.version + "\n")
+    aside.replace(pointer)
+
+
+def latest_version(root: Path, recipe: str) -> str:
+    """Return the version that LATEST names.
+
+    Raises:
+        MedcodeError: nothing was published yet.
+    """
+    try:
+        return (root / recipe / LATEST).read_text().strip()
+    except FileNotFoundError:
+        raise MedcodeError(
+            f"{root / recipe / LATEST}: no bundle of recipe {recipe!r} is published yet; make one: medcode run"
+        ) from None
+
+
+def latest_bundle(root: Path, recipe: str) -> Bundle:
+    """Open the bundle that LATEST names. Raises as `latest_version` and `open_bundle` do."""
+    return open_bundle(root / recipe / latest_version(root, recipe))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file below a folder, but bundle.json and gguf/, by its path relative to it."""
+    return {
+        str(file.relative_to(folder)): file_sha256(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.relative_to(folder).parts[0] not in (MANIFEST, GGUF)
+    }
+
+
+def file_sha256(file: Path) -> str:
+    """Return a file's sha256 as hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise MedcodeError if a folder holds weights that would execute code on loading (anything but safetensors)."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
+            raise MedcodeError(f"{file}: only safetensors weights are loaded; convert the file and remove it")

@@ -1,0 +1,1 @@
+"""Code systems and the vocabulary that a bundle predicts from."""

@@ -1,0 +1,1 @@
+"""What turns notes into scored codes: one protocol, several engines."""
