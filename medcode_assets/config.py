@@ -1,0 +1,215 @@
+"""training-config.yaml as pydantic models: every setting of the asset side, its default and what it means.
+
+Sources in rising priority: the defaults below, the YAML file, the environment
+(``MEDCODE_TRAIN_<SECTION>__<FIELD>``, e.g. ``MEDCODE_TRAIN_LORA__R=16``), flags of the command line.
+The Dagster launchpad shows the same fields (`medcode_assets.launchpad`).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from medcode_serving.errors import MedcodeError
+
+PROJECT = Path(__file__).resolve().parent.parent
+DEFAULT_CONFIG = PROJECT / "config" / "training-config.yaml"
+ENVIRONMENT_PREFIX = "MEDCODE_TRAIN_"
+
+System = Literal["icd9cm", "icd9pcs", "icd10cm", "icd10pcs"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Section):
+    """Which base model is fine-tuned."""
+
+    base: str = Field(
+        default="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        description="A Hugging Face id, a local folder, or `embedded` for the small model that medcode ships.",
+    )
+    revision: str | None = Field(default=None, description="Hub branch, tag or commit; none: the default branch.")
+
+
+class LoraSettings(_Section):
+    """Shape of the adapter."""
+
+    r: int = Field(default=8, ge=1, description="Rank of the adapter's matrices.")
+    alpha: int = Field(default=16, ge=1, description="Scale: the adapter counts alpha / r.")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: list[str] = Field(
+        default=["all-linear"], description="Layers that get an adapter; all-linear: every one but the output head."
+    )
+
+
+class TrainingSettings(_Section):
+    """How the adapter is trained."""
+
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the training split.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        default="cosine", description="How the learning rate falls after warm-up."
+    )
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps that warm up.")
+    batch_size: int = Field(default=4, ge=1, description="Admissions a step on one device.")
+    gradient_accumulation: int = Field(default=4, ge=1, description="Steps whose gradients are added up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    gradient_checkpointing: bool = Field(default=False, description="Less memory for about a third more time.")
+    checkpoint_minutes: float = Field(default=10.0, gt=0, description="Minutes between checkpoints.")
+    device: str = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
+    seed: int = Field(default=0, ge=0, description="Seed of weights, order and dropout.")
+
+
+class DataSettings(_Section):
+    """What is read, asked for and tokenized."""
+
+    num_samples: int = Field(
+        default=0, ge=0, description="Patients at most, those with a discharge note first; 0: all."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the patient sample and of the splits.")
+    systems: list[System] = Field(
+        default=["icd9cm", "icd9pcs", "icd10cm", "icd10pcs"], description="Code systems to predict."
+    )
+    min_frequency: int = Field(
+        default=0,
+        ge=0,
+        description="Codes in fewer training admissions leave the task, in the gold too; 0: all stay, unseen ones "
+        "included. The literature uses 10.",
+    )
+    top_codes: int = Field(default=0, ge=0, description="Only the N most frequent codes of training; 0: all.")
+    max_prompt_tokens: int = Field(
+        default=4096, ge=64, description="Longer notes are shortened at their end, and counted."
+    )
+
+
+class EvaluationSettings(_Section):
+    """How much is evaluated, and how fast."""
+
+    batch_size: int = Field(default=16, ge=1, description="Notes that are decoded together.")
+    max_documents: int = Field(default=0, ge=0, description="Documents a split, seeded sample; 0: all.")
+    untuned_base: bool = Field(default=True, description="Also evaluate the base model without the adapter.")
+
+
+class ExportSettings(_Section):
+    """What is exported."""
+
+    file_type: Literal["f16", "f32"] = Field(default="f16", description="Number format of the GGUF file.")
+
+
+class LoggingSettings(_Section):
+    """Where training reports to."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="WARNING", description="Least level shown.")
+    steps: int = Field(default=10, ge=1, description="Training steps between two logged losses.")
+    mlflow_uri: str | None = Field(
+        default=None, description="MLflow tracking server; none: a sqlite file below MEDCODE_HOME."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of the asset side, in the sections of training-config.yaml."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    model: ModelSettings = ModelSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    data: DataSettings = DataSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    export: ExportSettings = ExportSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take nothing on its own: `load_settings` merges the sources in the documented order."""
+        return (init_settings,)
+
+
+def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Return the settings of a YAML file, overridden by the environment and then by flags.
+
+    Args:
+        path: The YAML file; none: MEDCODE_CONFIG, or config/training-config.yaml of the checkout if it is there.
+        flags: Values by dotted name, e.g. `{"lora.r": 16}`.
+
+    Raises:
+        MedcodeError: the file is missing or no YAML mapping, or a setting is unknown or out of bounds.
+    """
+    path = path or (Path(os.environ["MEDCODE_CONFIG"]) if "MEDCODE_CONFIG" in os.environ else None)
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    merged = _read_yaml(path) if path else {}
+    _merge(merged, EnvSettingsSource(Settings)())
+    for name, value in (flags or {}).items():
+        section, _, field = name.partition(".")
+        _merge(merged, {section: {field: value}} if field else {section: value})
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        source = f"{path}, environment or flags" if path else "environment or flags"
+        raise MedcodeError(f"{source}: setting {key!r}: {problem['msg']}; see config/training-config.yaml") from None
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn `["lora.r=16"]` into `{"lora.r": 16}`; values are YAML. Raises MedcodeError on anything else."""
+    flags = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or "." not in name:
+            raise MedcodeError(f"--set {assignment}: expected section.field=value, e.g. --set lora.r=16")
+        try:
+            flags[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise MedcodeError(f"--set {assignment}: the value is not YAML") from None
+    return flags
+
+
+def canonical(settings: BaseModel) -> str:
+    """Return settings as one JSON line that is equal for equal settings."""
+    return json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise MedcodeError(f"{path}: no such file; give --config a YAML file like config/training-config.yaml") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise MedcodeError(f"{path}: not YAML{f' at line {mark.line + 1}' if mark else ''}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise MedcodeError(f"{path}: expected a mapping of sections, found a {type(content).__name__}")
+    return content
+
+
+def _merge(into: dict[str, Any], update: dict[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

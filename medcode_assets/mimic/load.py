@@ -1,0 +1,91 @@
+"""One CSV file into one raw table: declared types, fixed dialect, all or nothing."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcode_assets.mimic.sources import TableSpec, check_columns, header
+from medcode_assets.warehouse import Built, build_table, fingerprint
+from medcode_serving.bundle import file_sha256
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    import duckdb
+
+DOWNLOAD_AGAIN = "download it again and compare SHA256SUMS.txt"
+
+
+def load_table(
+    con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *, drop_existing: bool = False
+) -> Built:
+    """Load a MIMIC file into `raw.<table>`; skipped while the file's sha256 and the spec are unchanged.
+
+    The earlier table stays until the new one is complete.
+
+    Raises:
+        MedcodeError: a column is missing, the file is cut off or malformed, a value has the wrong type, or there are
+            no rows where there must be some. No message quotes the file's content.
+    """
+    import duckdb
+
+    check_columns(path, spec)
+    made_from = fingerprint(source=file_sha256(path), spec=repr(spec))
+    try:
+        return build_table(
+            con,
+            f"raw.{spec.name}",
+            _select(spec, path),
+            made_from,
+            rebuild=drop_existing,
+            check=lambda rows: _refuse_empty(spec, path, rows),
+        )
+    except duckdb.ConversionException:
+        raise _wrong_type(con, spec, path) from None
+    except (duckdb.InvalidInputException, duckdb.IOException) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _select(spec: TableSpec, path: Path) -> str:
+    """Cast each declared column from text, so that no type and no dialect is guessed from the first rows."""
+    columns = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in spec.columns.items())
+    return f"SELECT {columns} FROM {_read_csv(path)}" + (f" WHERE {spec.keep}" if spec.keep else "")
+
+
+def _read_csv(path: Path) -> str:
+    names = ", ".join(f"'{_quoted(name)}': 'VARCHAR'" for name in header(path))
+    return (
+        f"read_csv('{_quoted(str(path))}', columns = {{{names}}}, auto_detect = false, header = true, "
+        "delim = ',', quote = '\"', escape = '\"', nullstr = '', max_line_size = 16777216)"
+    )
+
+
+def _refuse_empty(spec: TableSpec, path: Path, rows: int) -> None:
+    if spec.must_have_rows and not rows:
+        condition = f" with {spec.keep}" if spec.keep else ""
+        raise MedcodeError(f"{path}: no rows{condition} for table {spec.name}, so there is nothing to learn from")
+
+
+def _wrong_type(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path) -> MedcodeError:
+    """Name the first column with values that are not of its type; DuckDB's own message would quote them."""
+    typed = {name: kind for name, kind in spec.columns.items() if kind != "VARCHAR"}
+    counts = ", ".join(
+        f'count(*) FILTER ("{name}" IS NOT NULL AND TRY_CAST("{name}" AS {kind}) IS NULL)'
+        for name, kind in typed.items()
+    )
+    wrong = con.execute(f"SELECT {counts} FROM {_read_csv(path)}").fetchone() or ()
+    for (name, kind), count in zip(typed.items(), wrong, strict=True):
+        if count:
+            return MedcodeError(f"{path}: column {name}: {count} values are not {kind}; {DOWNLOAD_AGAIN}")
+    return MedcodeError(f"{path}: a value has the wrong type; {DOWNLOAD_AGAIN}")
+
+
+def _unreadable(path: Path, message: str) -> MedcodeError:
+    if line := re.search(r"CSV Error on Line: (\d+)", message):
+        return MedcodeError(f"{path}: line {line[1]} has not the columns of the header; {DOWNLOAD_AGAIN}")
+    if "GZIP" in message.upper():
+        return MedcodeError(f"{path}: the gzip file is cut off or broken; {DOWNLOAD_AGAIN}")
+    return MedcodeError(f"{path}: cannot be read as CSV; {DOWNLOAD_AGAIN}")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

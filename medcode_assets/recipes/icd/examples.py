@@ -1,0 +1,58 @@
+"""Facts to examples: which codes are asked, and what the answer to each note is."""
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from medcode_assets.config import DataSettings
+from medcode_assets.warehouse import Built, build_table, fingerprint, inputs
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    import duckdb
+
+SPLITS = ("train", "validation", "test")
+
+
+def sql(name: str) -> str:
+    """Return the text of sql/<name>.sql."""
+    return resources.files(__package__).joinpath("sql", f"{name}.sql").read_text()
+
+
+def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False) -> Built:
+    """Make `icd.labels` (the codes of the task), `icd.examples`, and the view `icd.notes` (example_id, note).
+
+    Raises:
+        MedcodeError: a split has no example, because no admission there has a code of the task.
+    """
+    con.execute("CREATE SCHEMA IF NOT EXISTS icd")
+    parameters = {
+        "systems": list(settings.systems),
+        "min_frequency": settings.min_frequency,
+        "top_codes": settings.top_codes,
+    }
+    made_from = fingerprint(
+        labels=sql("labels"),
+        examples=sql("examples"),
+        parameters=parameters,
+        inputs=inputs(con, "facts", "splits"),
+    )
+    build_table(con, "icd.labels", sql("labels"), made_from, parameters=parameters, rebuild=rebuild)
+    con.execute("CREATE OR REPLACE VIEW icd.notes AS SELECT hadm_id AS example_id, text AS note FROM facts")
+    return build_table(
+        con,
+        "icd.examples",
+        sql("examples"),
+        made_from,
+        rebuild=rebuild,
+        check=lambda _: _refuse_empty_split(con, settings),
+    )
+
+
+def _refuse_empty_split(con: "duckdb.DuckDBPyConnection", settings: DataSettings) -> None:
+    counts = dict(con.execute("SELECT split, count(*) FROM icd.examples GROUP BY split").fetchall())
+    for split in SPLITS:
+        if not counts.get(split):
+            raise MedcodeError(
+                f"table icd.examples: no {split} admission has a code of {', '.join(settings.systems)} "
+                f"(min_frequency {settings.min_frequency}); raise --num-samples or lower data.min_frequency"
+            )

@@ -1,0 +1,33 @@
+"""What a recipe says: where its examples come from and how its prompt looks."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from medcode_assets.config import DataSettings
+from medcode_assets.warehouse import Built
+from medcode_serving.prompts import PromptTemplate
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class BuildExamples(Protocol):
+    """Makes a recipe's tables, in the schema of its name.
+
+    - `labels`: label (0-based), system, code, text, description, frequency; those of frequency > 0 come first.
+    - `examples`: example_id, subject_id, split, gold (labels), answer (texts that training teaches).
+    - view `notes`: example_id, note.
+    """
+
+    def __call__(
+        self, con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False
+    ) -> Built: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One thing to learn; `recipes.factory` gives it its chain of assets."""
+
+    name: str
+    prompt: PromptTemplate
+    build_examples: BuildExamples

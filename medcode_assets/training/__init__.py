@@ -1,0 +1,1 @@
+"""Tokens to an adapter: tokenization, collation, the trainer's wiring, pretraining of the embedded model."""
