@@ -98,14 +98,15 @@ class EvaluationSettings(_Section):
     """How much is evaluated, and how fast."""
 
     batch_size: int = Field(default=16, ge=1, description="Notes that are decoded together.")
-    max_documents: int = Field(default=0, ge=0, description="Documents a split, seeded sample; 0: all.")
+    max_documents: int = Field(default=0, ge=0, description="Documents a split, the same each time; 0: all.")
+    device: str = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
     untuned_base: bool = Field(default=True, description="Also evaluate the base model without the adapter.")
 
 
 class ExportSettings(_Section):
     """What is exported."""
 
-    file_type: Literal["f16", "f32"] = Field(default="f16", description="Number format of the GGUF file.")
+    file_type: Literal["f16", "f32", "q8_0"] = Field(default="f16", description="Number format of the GGUF file.")
 
 
 class LoggingSettings(_Section):

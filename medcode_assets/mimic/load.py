@@ -39,10 +39,8 @@ def load_table(
             rebuild=drop_existing,
             check=lambda rows: _refuse_empty(spec, path, rows),
         )
-    except duckdb.ConversionException:
-        raise _wrong_type(con, spec, path) from None
-    except (duckdb.InvalidInputException, duckdb.IOException) as error:
-        raise _unreadable(path, str(error)) from None
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.IOException) as error:
+        raise _refusal(con, spec, path, error) from None
 
 
 def _select(spec: TableSpec, path: Path) -> str:
@@ -65,8 +63,22 @@ def _refuse_empty(spec: TableSpec, path: Path, rows: int) -> None:
         raise MedcodeError(f"{path}: no rows{condition} for table {spec.name}, so there is nothing to learn from")
 
 
+def _refusal(
+    con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, error: "duckdb.Error"
+) -> MedcodeError:
+    """Say what is wrong with a file without DuckDB's own message, which quotes the file's content."""
+    import duckdb
+
+    if isinstance(error, duckdb.ConversionException):
+        try:
+            return _wrong_type(con, spec, path)
+        except duckdb.Error as structural:  # a broken line further down: that is the real reason
+            return _unreadable(path, str(structural))
+    return _unreadable(path, str(error))
+
+
 def _wrong_type(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path) -> MedcodeError:
-    """Name the first column with values that are not of its type; DuckDB's own message would quote them."""
+    """Name the first column with values that are not of its type."""
     typed = {name: kind for name, kind in spec.columns.items() if kind != "VARCHAR"}
     counts = ", ".join(
         f'count(*) FILTER ("{name}" IS NOT NULL AND TRY_CAST("{name}" AS {kind}) IS NULL)'

@@ -27,7 +27,9 @@ def create_views(con: "duckdb.DuckDBPyConnection", release: str) -> str:
     return views
 
 
-def build_cohort(con: "duckdb.DuckDBPyConnection", release: str, settings: DataSettings) -> Built:
+def build_cohort(
+    con: "duckdb.DuckDBPyConnection", release: str, settings: DataSettings, *, rebuild: bool = False
+) -> Built:
     """Choose the patients: table `cohort` (subject_id, gender, discharge_notes)."""
     made_from = inputs(con, *(f"raw.{table}" for table in table_specs(release)))
     parameters = {"seed": str(settings.seed), "num_samples": settings.num_samples}
@@ -38,10 +40,11 @@ def build_cohort(con: "duckdb.DuckDBPyConnection", release: str, settings: DataS
         sql("cohort"),
         fingerprint(sql=sql("cohort"), views=views, parameters=parameters, inputs=made_from),
         parameters=parameters,
+        rebuild=rebuild,
     )
 
 
-def build_facts(con: "duckdb.DuckDBPyConnection") -> Built:
+def build_facts(con: "duckdb.DuckDBPyConnection", *, rebuild: bool = False) -> Built:
     """Collect text and codes of each admission: table `facts` (subject_id, hadm_id, notes, text, codes).
 
     Raises:
@@ -53,10 +56,12 @@ def build_facts(con: "duckdb.DuckDBPyConnection") -> Built:
             raise MedcodeError("table facts: no admission of the cohort has a discharge note; check raw.notes")
 
     made_from = fingerprint(sql=sql("facts"), inputs=inputs(con, "cohort"))
-    return build_table(con, "facts", sql("facts"), made_from, check=refuse_none)
+    return build_table(con, "facts", sql("facts"), made_from, check=refuse_none, rebuild=rebuild)
 
 
-def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings) -> Built:
+def build_splits(
+    con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, rebuild: bool = False
+) -> Built:
     """Assign patients to splits: table `splits` (subject_id, split).
 
     Raises:
@@ -72,7 +77,9 @@ def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings) -> Bu
 
     parameters = {"seed": str(settings.seed)}
     made_from = fingerprint(sql=sql("splits"), parameters=parameters, inputs=inputs(con, "facts"))
-    return build_table(con, "splits", sql("splits"), made_from, parameters=parameters, check=refuse_few)
+    return build_table(
+        con, "splits", sql("splits"), made_from, parameters=parameters, check=refuse_few, rebuild=rebuild
+    )
 
 
 def split_hash(con: "duckdb.DuckDBPyConnection") -> str:

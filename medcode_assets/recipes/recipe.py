@@ -1,7 +1,10 @@
 """What a recipe says: where its examples come from and how its prompt looks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from dagster import AssetKey, PartitionsDefinition
 
 from medcode_assets.config import DataSettings
 from medcode_assets.warehouse import Built
@@ -21,7 +24,9 @@ class BuildExamples(Protocol):
 
     def __call__(
         self, con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False
-    ) -> Built: ...
+    ) -> Built:
+        """Make them, unless nothing changed; return how `examples` was made."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,4 +35,7 @@ class Recipe:
 
     name: str
     prompt: PromptTemplate
+    partitions: PartitionsDefinition
+    sources: Sequence[AssetKey]
+    """Assets that the examples are made from."""
     build_examples: BuildExamples

@@ -1,0 +1,35 @@
+# Everything that a fresh machine with Python 3.11, pip and make needs: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format ui clean
+
+demo: $(VENV)/.installed  ## The main job on synthetic notes, ending with a served prediction
+	$(BIN)/medcode demo
+
+test: $(VENV)/.installed  ## All tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed  ## ruff, mypy, and the one-way rule between the packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(VENV)/.installed  ## The Dagster UI
+	$(BIN)/medcode ui
+
+# torch first and alone: with exactly this version installed, nothing else pulls another build of it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

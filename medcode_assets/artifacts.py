@@ -1,0 +1,55 @@
+"""Folders that assets make: written aside, sealed with the fingerprint of what they came from, then renamed."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medcode_serving.errors import MedcodeError
+
+SEAL = "made.json"
+
+
+@contextmanager
+def making(target: Path, made_from: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Give a fresh folder to fill and a dict for facts about it; it replaces `target` only if nothing was raised."""
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    facts: dict[str, Any] = {}
+    try:
+        yield aside, facts
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    (aside / SEAL).write_text(json.dumps({**facts, "fingerprint": made_from}, indent=2))
+    replace_folder(aside, target)
+
+
+def made(target: Path) -> dict[str, Any] | None:
+    """Return the facts of a sealed artifact with its `fingerprint`, or None if there is none."""
+    try:
+        facts: dict[str, Any] = json.loads((target / SEAL).read_text())
+    except FileNotFoundError:
+        return None
+    return facts
+
+
+def required(target: Path, asset: str) -> dict[str, Any]:
+    """Return the facts of a sealed artifact. Raises MedcodeError naming the asset that makes it if it is not there."""
+    facts = made(target)
+    if facts is None:
+        raise MedcodeError(f"{target}: not made yet; materialize asset {asset} first")
+    return facts
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a complete folder in the place of an earlier one."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

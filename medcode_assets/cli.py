@@ -1,0 +1,190 @@
+"""The `medcode` command. Heavy imports happen inside the commands: `medcode --help` answers at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medcode_serving.errors import MedcodeError
+from medcode_serving.settings import medcode_home
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune small language models that read clinical text and answer with medical codes, and serve them.",
+)
+
+USER_MISTAKE = 2
+"""Exit code for whatever the user can mend."""
+
+MimicDir = Annotated[Path, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")]
+Release = Annotated[str, typer.Option("--dataset-version", help="Release: mimic-iii or mimic-iv.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name of this MIMIC version (its partition); from the folder if not given.")
+]
+NumSamples = Annotated[
+    int | None, typer.Option("--num-samples", min=0, help="Patients at most, those with a note first; 0: all.")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="Training settings; config/training-config.yaml if not given.")
+]
+OutputDir = Annotated[
+    Path | None, typer.Option("--output-dir", help="Folder for all state; MEDCODE_HOME or .medcode if not given.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+BaseModel = Annotated[
+    str | None, typer.Option("--base-model", help="Hugging Face id, local folder, or `embedded` (ships with medcode).")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Any training setting, as section.field=value; repeatable.")
+]
+DropExisting = Annotated[bool, typer.Option("--drop-existing", help="Make everything anew, even if unchanged.")]
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line on stderr and exit code 2."""
+    # Chosen before any library reads them: no telemetry, and no progress bars beside our own.
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        app()
+    except MedcodeError as error:
+        typer.echo(f"medcode: {error}", err=True)
+        sys.exit(USER_MISTAKE)
+
+
+def _stage_command(stage: str, purpose: str) -> None:
+    """Add a command that materializes one stage of the graph."""
+
+    def command(
+        mimic_dir: MimicDir,
+        dataset_version: Release,
+        name: Name = None,
+        num_samples: NumSamples = None,
+        config: Config = None,
+        output_dir: OutputDir = None,
+        base_model: BaseModel = None,
+        device: Device = None,
+        set_: Set = None,
+        drop_existing: DropExisting = False,
+    ) -> None:
+        from medcode_assets.commands import run_stage
+
+        flags = {
+            "data.num_samples": num_samples,
+            "model.base": base_model,
+            "training.device": device,
+            "evaluation.device": device,
+        }
+        run_stage(
+            stage,
+            home=output_dir or medcode_home(),
+            mimic_dir=mimic_dir,
+            release=dataset_version,
+            name=name,
+            config=config,
+            flags={key: value for key, value in flags.items() if value is not None},
+            assignments=set_ or [],
+            drop_existing=drop_existing,
+        )
+
+    app.command(stage, help=purpose)(command)
+
+
+_stage_command("run", "The whole job: from MIMIC's files to a published bundle and its GGUF file.")
+_stage_command("prepare", "MIMIC's files to raw tables, cohort, facts, splits and examples.")
+_stage_command("tokenize", "`prepare`, and the examples to token ids.")
+_stage_command("train", "`tokenize`, and a LoRA adapter from them.")
+_stage_command("evaluate", "`train`, and the adapter measured beside the baselines.")
+_stage_command("export", "`evaluate`, publish the bundle, and write its GGUF file.")
+
+
+@app.command()
+def register(
+    mimic_dir: MimicDir, dataset_version: Release, name: Name = None, output_dir: OutputDir = None
+) -> None:
+    """Register a MIMIC folder as a version (a partition), for materializing in the Dagster UI."""
+    from medcode_assets.commands import register_version
+
+    register_version(output_dir or medcode_home(), mimic_dir, dataset_version, name)
+
+
+@app.command()
+def demo(output_dir: OutputDir = None, admissions: Annotated[int, typer.Option(min=200)] = 5000) -> None:
+    """The main job on synthetic MIMIC-IV notes with the embedded base model, ending with a served prediction."""
+    from medcode_assets.demo import run_demo
+
+    run_demo(output_dir or medcode_home(), admissions=admissions)
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    config: Config = None,
+    output_dir: OutputDir = None,
+) -> None:
+    """Start the Dagster UI (webserver and daemon) on the project's instance."""
+    from medcode_assets.commands import start_ui
+
+    start_ui(output_dir or medcode_home(), host, port, config)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Inference settings; config/inference-config.yaml.")] = None,
+    output_dir: OutputDir = None,
+    device: Device = None,
+    use_litellm: Annotated[
+        bool, typer.Option("--use-litellm", help="Ask the OpenAI-compatible server of section `remote`.")
+    ] = False,
+) -> None:
+    """Serve the latest published bundle over HTTP."""
+    from medcode_serving.api.server import serve as serve_api
+
+    flags = _serving_flags(output_dir, device, use_litellm, {"api.host": host, "api.port": port})
+    serve_api(_inference_settings(config, flags))
+
+
+@app.command()
+def predict(
+    text: Annotated[str | None, typer.Option(help="The note itself.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="A PDF with a text layer.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A text file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File for the JSON answer; stdout if not given.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Inference settings; config/inference-config.yaml.")] = None,
+    output_dir: OutputDir = None,
+    device: Device = None,
+    use_litellm: Annotated[
+        bool, typer.Option("--use-litellm", help="Ask the OpenAI-compatible server of section `remote`.")
+    ] = False,
+) -> None:
+    """Predict the codes of one note with the latest published bundle, without a server."""
+    from medcode_assets.commands import predict_once
+
+    flags = _serving_flags(output_dir, device, use_litellm, {})
+    predict_once(_inference_settings(config, flags), text=text, pdf=pdf, file=file, output=output)
+
+
+def _serving_flags(
+    output_dir: Path | None, device: str | None, use_litellm: bool, more: dict[str, Any]
+) -> dict[str, Any]:
+    flags = {
+        **more,
+        "model.home": str(output_dir) if output_dir else None,
+        "device": device,
+        "model.engine": "litellm" if use_litellm else None,
+    }
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def _inference_settings(config: Path | None, flags: dict[str, Any]) -> Any:
+    from medcode_serving.settings import load_inference_settings
+
+    return load_inference_settings(config, **flags)

@@ -1,0 +1,168 @@
+"""What the commands of `medcode` do, once their flags are read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medcode_assets.config import Settings, load_settings, parse_assignments
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    from medcode_assets.mimic.sources import MimicVersion
+    from medcode_serving.settings import InferenceSettings
+
+
+def run_stage(
+    stage: str,
+    *,
+    home: Path,
+    mimic_dir: Path,
+    release: str,
+    name: str | None,
+    config: Path | None,
+    flags: dict[str, Any],
+    assignments: list[str],
+    drop_existing: bool,
+) -> None:
+    """Materialize a stage for a MIMIC folder and print what came of it.
+
+    Raises:
+        MedcodeError: as `load_settings`, `find_version`, `add_version` and `materialize` do.
+    """
+    settings = load_settings(config, {**flags, **parse_assignments(assignments)})
+    require_assets_extra()
+    version = find_version(mimic_dir, release, name)
+    materialize_version(stage, home, version, settings, drop_existing=drop_existing)
+    print_evaluation(home, version.name)
+    typer.echo(f"\nDagster UI: medcode ui{_output_dir_flag(home)}")
+    if stage in ("run", "export"):
+        typer.echo(f"Serve it:   medcode serve{_output_dir_flag(home)}")
+
+
+def materialize_version(
+    stage: str, home: Path, version: "MimicVersion", settings: Settings, *, drop_existing: bool = False
+) -> None:
+    """Register a version and materialize a stage for it, a line an asset on stderr."""
+    from medcode_assets.pipeline import add_version, materialize, open_instance
+
+    with open_instance(home) as instance:
+        add_version(instance, home, version)
+        typer.echo(f"{stage}: MIMIC version {version.name} ({version.release}), state in {home}", err=True)
+        materialize(instance, home, stage, version.name, settings, drop_existing=drop_existing)
+
+
+def find_version(mimic_dir: Path, release: str, name: str | None) -> "MimicVersion":
+    """Return the version that the flags describe. Raises MedcodeError if the release is unknown."""
+    from medcode_assets.mimic.sources import MimicVersion, table_specs, version_name
+
+    table_specs(release)
+    return MimicVersion(name or version_name(mimic_dir, release), release, str(mimic_dir.resolve()))
+
+
+def register_version(home: Path, mimic_dir: Path, release: str, name: str | None) -> None:
+    """Register a MIMIC folder as a partition."""
+    require_assets_extra()
+    from medcode_assets.pipeline import add_version, open_instance
+
+    version = find_version(mimic_dir, release, name)
+    with open_instance(home) as instance:
+        add_version(instance, home, version)
+    typer.echo(f"{version.name}: registered; materialize it in the Dagster UI: medcode ui{_output_dir_flag(home)}")
+
+
+def print_evaluation(home: Path, partition: str) -> None:
+    """Print the metrics of a version's evaluation, if there is one."""
+    from medcode_assets.evaluation.report import EvaluationReport
+
+    file = home / "artifacts" / "icd" / partition / "evaluation" / "evaluation.json"
+    if file.exists():
+        typer.echo("\n" + EvaluationReport.read(file).table())
+
+
+def start_ui(home: Path, host: str, port: int, config: Path | None) -> None:
+    """Run `dagster dev` on the project's instance until it is interrupted."""
+    require_assets_extra()
+    from medcode_assets.pipeline import dagster_home, open_instance
+
+    load_settings(config)  # a mistake in the settings is one line here, a stack of process output below
+    os.environ["MEDCODE_HOME"] = str(home.resolve())
+    if config:
+        os.environ["MEDCODE_CONFIG"] = str(config.resolve())
+    with open_instance(home):
+        folder = dagster_home(home)
+    typer.echo(f"Dagster UI: http://{host}:{port} (instance {folder}); stop it with Ctrl-C")
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "medcode_assets.definitions", "-h", host, "-p", str(port)]
+    process = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        code = process.wait()
+    if code > 0:
+        raise MedcodeError(f"dagster dev ended with exit code {code}; is port {port} taken?")
+
+
+def predict_once(
+    settings: "InferenceSettings",
+    *,
+    text: str | None,
+    pdf: Path | None,
+    file: Path | None,
+    output: Path | None,
+) -> None:
+    """Predict one note and print the answer, or write it to a file.
+
+    Raises:
+        MedcodeError: not exactly one source was given, it cannot be read, or no bundle is published.
+    """
+    from medcode_serving.predictor import load_predictor
+
+    note = _read_note(settings, text, pdf, file)
+    answer = load_predictor(settings).predict(note).model_dump(mode="json")
+    rendered = json.dumps(answer, indent=2)
+    if output is None:
+        typer.echo(rendered)
+        return
+    aside = output.with_name(f".{output.name}.new")
+    aside.write_text(rendered + "\n")
+    aside.replace(output)
+
+
+def _read_note(settings: "InferenceSettings", text: str | None, pdf: Path | None, file: Path | None) -> str:
+    from medcode_serving.documents import pdf_to_text
+
+    if sum(source is not None for source in (text, pdf, file)) != 1:
+        raise MedcodeError("predict: give exactly one of --text, --pdf and --file")
+    try:
+        if text is not None:
+            note = text
+        elif file is not None:
+            note = file.read_text(encoding="utf-8")
+        else:
+            assert pdf is not None
+            note = pdf_to_text(pdf.read_bytes(), settings.documents)
+    except FileNotFoundError:
+        raise MedcodeError(f"{pdf or file}: no such file") from None
+    except UnicodeDecodeError:
+        raise MedcodeError(f"{file}: not a text file in UTF-8; for a PDF use --pdf") from None
+    if not note.strip():
+        raise MedcodeError(f"{'--text' if text is not None else file or pdf}: no text in it")
+    return note
+
+
+def require_assets_extra() -> None:
+    """Raise MedcodeError if only the serving side of medcode is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("dagster") is None:
+        raise MedcodeError("this command makes adapters and needs the asset side: pip install 'medcode[assets]'")
+
+
+def _output_dir_flag(home: Path) -> str:
+    return "" if home == Path(".medcode") else f" --output-dir {home}"

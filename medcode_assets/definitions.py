@@ -1,0 +1,53 @@
+"""The one place where everything is wired: `build_definitions()`, and `defs` for `dagster` itself."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from medcode_assets.config import Settings, load_settings
+from medcode_assets.mimic.assets import mimic_assets
+from medcode_assets.partitions import MIMIC_VERSIONS
+from medcode_assets.recipes.factory import recipe_assets
+from medcode_assets.recipes.icd import ICD
+from medcode_assets.resources.home import Home
+from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.terminal import terminal_logger
+
+RECIPES = (ICD,)
+
+
+def build_definitions(
+    home: Path | None = None,
+    settings: Settings | None = None,
+    *,
+    resource_overrides: dict[str, Any] | None = None,
+) -> dg.Definitions:
+    """Return fresh definitions.
+
+    Args:
+        home: MEDCODE_HOME; none: from the environment.
+        settings: The launchpad's defaults; none: training-config.yaml and the environment.
+        resource_overrides: Resources that replace the project's own, by name.
+    """
+    home = (home or Path(os.environ.get("MEDCODE_HOME", ".medcode"))).resolve()
+    settings = settings or load_settings()
+    return dg.Definitions(
+        assets=[
+            *mimic_assets(settings),
+            *(asset for recipe in RECIPES for asset in recipe_assets(recipe, settings)),
+        ],
+        jobs=[dg.define_asset_job("icd", selection="*", partitions_def=MIMIC_VERSIONS)],
+        resources={
+            "home": Home(folder=str(home)),
+            "warehouse": Warehouse(database=str(home / "warehouse")),
+            **(resource_overrides or {}),
+        },
+        loggers={"terminal": terminal_logger, "console": dg.colored_console_logger},
+        # A process a step costs three seconds each and buys nothing: steps of one version wait for its warehouse anyway.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,73 @@
+"""Settings as Dagster config, so that the launchpad shows every field with its default and description."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import dagster as dg
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from medcode_assets.config import Settings
+from medcode_serving.errors import MedcodeError
+
+Section = TypeVar("Section", bound=BaseModel)
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "raw": (),
+    "cohort": ("data",),
+    "facts": (),
+    "splits": ("data",),
+    "examples": ("data",),
+    "base_model": ("model",),
+    "tokens": ("data",),
+    "adapter": ("lora", "training", "logging"),
+    "evaluation": ("evaluation", "data"),
+    "bundle": (),
+    "gguf": ("export",),
+}
+"""Which sections of training-config.yaml each asset reads; `raw` stands for every raw table."""
+
+
+def launch_config(asset: str, settings: Settings) -> Any:
+    """Return an asset's Dagster config class: the sections that it reads, the settings' values as defaults.
+
+    Every class has `drop_existing` besides: make the asset anew even if nothing changed.
+    """
+    fields: dict[str, Any] = {
+        "drop_existing": (bool, Field(default=False, description="Make it anew even if nothing changed."))
+    }
+    for section in SECTIONS[asset]:
+        values = getattr(settings, section)
+        section_class = create_model(
+            type(values).__name__,
+            __base__=dg.Config,
+            **{
+                field: (info.annotation, Field(default=getattr(values, field), description=info.description))
+                for field, info in type(values).model_fields.items()
+            },
+        )
+        fields[section] = (section_class, section_class())
+    return create_model(f"{asset.title().replace('_', '')}Config", __base__=dg.Config, **fields)
+
+
+def read(config: dg.Config, section: str, model: type[Section]) -> Section:
+    """Return one section of a launch config as its settings class, bounds checked.
+
+    Raises:
+        MedcodeError: a value is out of bounds.
+    """
+    try:
+        return model(**getattr(config, section).model_dump())
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise MedcodeError(f"setting {section}.{field}: {problem['msg']}; change it in the launchpad") from None
+
+
+def run_config(assets: Iterable[dg.AssetKey], settings: Settings, *, drop_existing: bool = False) -> dict[str, Any]:
+    """Return the run config that gives these assets the settings."""
+    ops = {}
+    for key in assets:
+        asset = "raw" if key.path[0] == "raw" else key.path[-1]
+        values = {section: getattr(settings, section).model_dump(mode="json") for section in SECTIONS[asset]}
+        ops["__".join(key.path)] = {"config": {**values, "drop_existing": drop_existing}}
+    return {"ops": ops}

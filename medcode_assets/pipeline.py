@@ -1,0 +1,161 @@
+"""Materialize parts of the graph from the command line, on the same Dagster instance that the UI shows."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcode_assets.config import Settings
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    from dagster import AssetKey, DagsterInstance
+
+    from medcode_assets.mimic.sources import MimicVersion
+
+MIMIC_PREPARATION = 'group:"raw" or group:"mimic" or key:"icd/examples"'
+STAGES = {
+    "prepare": MIMIC_PREPARATION,
+    "tokenize": f'{MIMIC_PREPARATION} or key:"icd/base_model" or key:"icd/tokens"',
+    "train": f'{MIMIC_PREPARATION} or key:"icd/base_model" or key:"icd/tokens" or key:"icd/adapter"',
+    "evaluate": '+key:"icd/evaluation"',
+    "export": '+key:"icd/gguf"',
+    "run": '+key:"icd/gguf"',
+}
+"""Which assets each command materializes; all that is upstream comes along and is skipped where unchanged."""
+
+
+def dagster_home(home: Path) -> Path:
+    """Return the folder of the Dagster instance and let DAGSTER_HOME name it; one that is set already wins."""
+    if "DAGSTER_HOME" in os.environ:
+        return Path(os.environ["DAGSTER_HOME"])
+    folder = (home / "dagster").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    policies = folder / "dagster.yaml"
+    if not policies.exists():
+        shutil.copyfile(str(resources.files(__package__).joinpath("dagster.yaml")), policies)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder
+
+
+@contextmanager
+def open_instance(home: Path) -> Iterator["DagsterInstance"]:
+    """Open the persistent instance and tidy up what killed commands left behind."""
+    import dagster as dg
+
+    dagster_home(home)
+    with dg.DagsterInstance.get() as instance:
+        close_abandoned_runs(instance, home)
+        yield instance
+
+
+def add_version(instance: "DagsterInstance", home: Path, version: "MimicVersion") -> None:
+    """Register a MIMIC folder and its partition. Raises MedcodeError as `medcode_assets.mimic.sources.register`."""
+    from medcode_assets.mimic.sources import register
+    from medcode_assets.partitions import MIMIC_VERSIONS
+
+    register(home, version)
+    instance.add_dynamic_partitions(str(MIMIC_VERSIONS.name), [version.name])
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage materialized."""
+
+    run_id: str
+    assets: list["AssetKey"]
+
+
+def materialize(
+    instance: "DagsterInstance",
+    home: Path,
+    stage: str,
+    partition: str,
+    settings: Settings,
+    *,
+    drop_existing: bool = False,
+) -> StageResult:
+    """Run one stage for a MIMIC version in this process; unchanged assets say so and are skipped.
+
+    Raises:
+        MedcodeError: an asset refused (the message is its own), or a blocking check failed.
+    """
+    from dagster import AssetSelection
+    from dagster._core.errors import DagsterAssetCheckFailedError
+
+    from medcode_assets.definitions import build_definitions
+    from medcode_assets.launchpad import run_config
+
+    definitions = build_definitions(home, settings)
+    assets = sorted(
+        AssetSelection.from_string(STAGES[stage]).resolve(definitions.resolve_asset_graph()),
+        key=lambda key: key.path,
+    )
+    config = run_config(assets, settings, drop_existing=drop_existing)
+    # The console logger prints tracebacks; the terminal logger prints a line an asset.
+    config["loggers"] = {"terminal": {"config": {"level": settings.logging.level}}}
+    job = definitions.resolve_job_def("icd")
+    run_id = _new_run_id()
+    with _alive(home, run_id):
+        try:
+            job.execute_in_process(
+                instance=instance,
+                partition_key=partition,
+                asset_selection=assets,
+                run_config=config,
+                run_id=run_id,
+            )
+        except DagsterAssetCheckFailedError as error:
+            raise MedcodeError(f"a blocking check failed: {' '.join(str(error).split())}") from None
+    return StageResult(run_id, assets)
+
+
+def close_abandoned_runs(instance: "DagsterInstance", home: Path) -> list[str]:
+    """Mark runs of killed `medcode` commands as failed and free their pool slots; return their ids.
+
+    Dagster's daemon watches its own runs only: without this, a killed command would show as running for ever and
+    keep the next one waiting for its pool.
+    """
+    abandoned = []
+    for file in sorted((home / "dagster" / "alive").glob("*.lock")):
+        with file.open("w") as lock:
+            if not _try_lock(lock.fileno()):
+                continue
+            run = instance.get_run_by_id(file.stem)
+            if run and not run.is_finished:
+                instance.report_run_failed(run, "the medcode command that ran this was killed")
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                abandoned.append(run.run_id)
+            file.unlink(missing_ok=True)
+    return abandoned
+
+
+@contextmanager
+def _alive(home: Path, run_id: str) -> Iterator[None]:
+    """Hold a lock for as long as this process runs the run; the system drops it however the process ends."""
+    file = home / "dagster" / "alive" / f"{run_id}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        _try_lock(lock.fileno())
+        yield
+        file.unlink(missing_ok=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _new_run_id() -> str:
+    from uuid import uuid4
+
+    return str(uuid4())

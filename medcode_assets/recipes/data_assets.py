@@ -1,0 +1,147 @@
+"""Dagster assets of a recipe up to its tokens: examples, base_model, tokens."""
+
+import dagster as dg
+
+from medcode_assets.artifacts import making, required
+from medcode_assets.config import DataSettings, ModelSettings, Settings
+from medcode_assets.evaluation.plots import length_histogram
+from medcode_assets.launchpad import launch_config, read
+from medcode_assets.metadata import picture, table_metadata
+from medcode_assets.recipes.recipe import Recipe
+from medcode_assets.resources.home import Home
+from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.training.tokens import build_tokens, progress_bar
+from medcode_assets.warehouse import fingerprint
+from medcode_serving.base_models import resolve_base_model
+
+
+def examples_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """Which codes are asked, and the answer to each note."""
+    config_class = launch_config("examples", settings)
+
+    @dg.asset(
+        key=[recipe.name, "examples"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=recipe.sources,
+        kinds={"duckdb", "sql"},
+        code_version="1",
+    )
+    def examples(
+        context: dg.AssetExecutionContext,
+        config: config_class,
+        warehouse: Warehouse,
+    ) -> dg.MaterializeResult:
+        """Codes of the task (`labels`), and for each admission its gold codes and the answer that training teaches."""
+        with warehouse.connect(context.partition_key) as con:
+            data = read(config, "data", DataSettings)
+            built = recipe.build_examples(con, data, rebuild=config.drop_existing)
+            preview = (
+                "SELECT split, count(*) AS examples, avg(len(gold)) AS codes_per_example, "
+                "sum(len(gold) - len(answer)) / sum(len(gold)) AS share_unknown_to_training "
+                f"FROM {recipe.name}.examples GROUP BY split ORDER BY examples DESC"
+            )
+            labels = con.execute(
+                f"SELECT count(*) FILTER (frequency > 0), count(*) FILTER (frequency = 0) FROM {recipe.name}.labels"
+            ).fetchall()[0]
+            return dg.MaterializeResult(
+                metadata={
+                    **table_metadata(con, built, preview),
+                    "codes": labels[0],
+                    "codes_unknown_to_training": labels[1],
+                },
+                data_version=dg.DataVersion(built.fingerprint),
+            )
+
+    return examples
+
+
+def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """Which base model is fine-tuned, and where its files are."""
+    config_class = launch_config("base_model", settings)
+
+    @dg.asset(
+        key=[recipe.name, "base_model"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        kinds={"huggingface"},
+        code_version="1",
+    )
+    def base_model(
+        context: dg.AssetExecutionContext, config: config_class, home: Home
+    ) -> dg.MaterializeResult:
+        """The base model: the embedded one, a local folder, or a Hugging Face id, downloaded once."""
+        model = read(config, "model", ModelSettings)
+        local = resolve_base_model(model.base, home.base_models, revision=model.revision)
+        made_from = fingerprint(id=local.id, revision=local.revision)
+        with making(home.artifact(recipe.name, context.partition_key, "base_model"), made_from) as (_, facts):
+            facts.update(id=local.id, revision=local.revision, path=str(local.path.resolve()))
+        weights = sum(file.stat().st_size for file in local.path.glob("*.safetensors"))
+        return dg.MaterializeResult(
+            metadata={
+                "id": local.id,
+                "revision": local.revision,
+                "path": dg.MetadataValue.path(local.path),
+                "weights_megabytes": round(weights / 1e6, 1),
+            },
+            data_version=dg.DataVersion(made_from),
+        )
+
+    return base_model
+
+
+def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """Examples as token ids, back in DuckDB."""
+    config_class = launch_config("tokens", settings)
+
+    @dg.asset(
+        key=[recipe.name, "tokens"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "examples"], [recipe.name, "base_model"]],
+        kinds={"duckdb", "huggingface"},
+        code_version="1",
+    )
+    def tokens(
+        context: dg.AssetExecutionContext,
+        config: config_class,
+        home: Home,
+        warehouse: Warehouse,
+    ) -> dg.MaterializeResult:
+        """Prompts and completions as token ids; notes that are too long are shortened, and counted."""
+        from transformers import AutoTokenizer
+
+        base = required(
+            home.artifact(recipe.name, context.partition_key, "base_model"), f"{recipe.name}/base_model"
+        )
+        max_prompt_tokens = read(config, "data", DataSettings).max_prompt_tokens
+        with warehouse.connect(context.partition_key) as con, progress_bar() as on_progress:
+            built = build_tokens(
+                con,
+                recipe.name,
+                AutoTokenizer.from_pretrained(base["path"], local_files_only=True),
+                recipe.prompt,
+                max_prompt_tokens=max_prompt_tokens,
+                base_revision=base["revision"],
+                rebuild=config.drop_existing,
+                on_progress=on_progress,
+            )
+            table = f"{recipe.name}.tokens"
+            preview = (
+                "SELECT split, count(*) AS examples, sum(len(prompt_ids)) AS prompt_tokens, "
+                "sum(len(completion_ids)) AS completion_tokens, "
+                "count(*) FILTER (truncated) AS shortened "
+                f"FROM {table} GROUP BY split ORDER BY examples DESC"
+            )
+            lengths = con.execute(f"SELECT len(prompt_ids) AS n FROM {table}").fetchnumpy()["n"]
+            shortened = con.execute(f"SELECT count(*) FILTER (truncated) FROM {table}").fetchall()[0][0]
+            return dg.MaterializeResult(
+                metadata={
+                    **table_metadata(con, built, preview),
+                    "notes_shortened": shortened,
+                    "prompt_lengths": picture(length_histogram(lengths, max_prompt_tokens), "prompt lengths"),
+                },
+                data_version=dg.DataVersion(built.fingerprint),
+            )
+
+    return tokens

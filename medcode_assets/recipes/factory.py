@@ -1,0 +1,22 @@
+"""The chain of assets that every recipe gets: examples, base_model, tokens, adapter, evaluation, bundle, gguf."""
+
+import dagster as dg
+
+from medcode_assets.config import Settings
+from medcode_assets.recipes.data_assets import base_model_asset, examples_asset, tokens_asset
+from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset, evaluation_asset, gguf_asset
+from medcode_assets.recipes.recipe import Recipe
+
+
+def recipe_assets(recipe: Recipe, settings: Settings) -> list[dg.AssetsDefinition]:
+    """Return a recipe's assets; the settings are the launchpad's defaults."""
+    makers = (
+        examples_asset,
+        base_model_asset,
+        tokens_asset,
+        adapter_asset,
+        evaluation_asset,
+        bundle_asset,
+        gguf_asset,
+    )
+    return [make(recipe, settings) for make in makers]

@@ -1,0 +1,99 @@
+"""Tokens to a sealed adapter artifact: training, tracked in MLflow."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcode_assets.artifacts import making, required
+from medcode_assets.config import LoggingSettings, LoraSettings, TrainingSettings
+from medcode_assets.training.sft import VALIDATION_EXAMPLES, loss_summary, train_adapter, training_data
+from medcode_assets.training.tokens import longest_example, refuse_too_long
+from medcode_assets.training.tracking import tracked_run
+from medcode_assets.warehouse import fingerprint, inputs
+from medcode_serving.base_models import LocalModel
+
+if TYPE_CHECKING:
+    import duckdb
+
+NOT_IN_FINGERPRINT = {"device", "checkpoint_minutes"}
+"""Where and how often, not what: changing these does not ask for another training."""
+
+
+def chosen_base(home_artifact: Path, recipe: str) -> LocalModel:
+    """Return the base model that the recipe's base_model asset chose. Raises MedcodeError if it has not run."""
+    facts = required(home_artifact, f"{recipe}/base_model")
+    return LocalModel(facts["id"], Path(facts["path"]), facts["revision"])
+
+
+def adapter_fingerprint(
+    con: "duckdb.DuckDBPyConnection", recipe: str, base: LocalModel, lora: LoraSettings, training: TrainingSettings
+) -> str:
+    """Return the fingerprint of all that an adapter comes from."""
+    return fingerprint(
+        tokens=inputs(con, f"{recipe}.tokens"),
+        base=base.revision,
+        lora=lora.model_dump(),
+        training=training.model_dump(exclude=NOT_IN_FINGERPRINT),
+        version=1,
+    )
+
+
+def fit_adapter(
+    con: "duckdb.DuckDBPyConnection",
+    recipe: str,
+    base: LocalModel,
+    target: Path,
+    *,
+    made_from: str,
+    lora: LoraSettings,
+    training: TrainingSettings,
+    logging: LoggingSettings,
+    home: Path,
+    tags: dict[str, str],
+) -> dict[str, Any]:
+    """Train an adapter into `<target>/weights` and return the facts of its seal.
+
+    Args:
+        con: Reading connection of the warehouse.
+        recipe: Name of the recipe.
+        base: The base model.
+        target: Folder of the artifact; replaced only by a complete one.
+        made_from: `adapter_fingerprint`; checkpoints of another training are never resumed.
+        lora: Shape of the adapter.
+        training: How it is trained.
+        logging: Where metrics go.
+        home: MEDCODE_HOME.
+        tags: Tags of the MLflow run.
+    """
+    from transformers import AutoConfig
+
+    longest = longest_example(con, recipe)
+    positions = getattr(AutoConfig.from_pretrained(base.path, local_files_only=True), "max_position_embeddings", None)
+    if positions:
+        refuse_too_long(longest, positions, base.id)
+    train = training_data(con, recipe, "train")
+    validation = training_data(con, recipe, "validation", limit=VALIDATION_EXAMPLES)
+    parameters = {"base_model": base.id, "base_revision": base.revision, **lora.model_dump(), **training.model_dump()}
+    with (
+        tracked_run(home, logging.mlflow_uri, recipe, parameters=parameters, tags=tags) as run,
+        making(target, made_from) as (folder, facts),
+    ):
+        result = train_adapter(
+            base,
+            train,
+            validation,
+            folder / "weights",
+            lora=lora,
+            training=training,
+            checkpoints=target.with_name("checkpoints") / made_from[:12],
+            logging_steps=logging.steps,
+            log=run.log,
+        )
+        facts.update(
+            loss_summary(result),
+            losses=result.losses,
+            validation_losses=result.validation_losses,
+            mlflow_run=run.run_id,
+            mlflow_uri=run.uri,
+            settings={"lora": lora.model_dump(), "training": training.model_dump()},
+        )
+    return facts

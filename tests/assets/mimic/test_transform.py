@@ -1,0 +1,126 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from medcode_assets.config import DataSettings
+from medcode_assets.mimic.load import load_table
+from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
+from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits, split_hash
+from medcode_assets.recipes.icd.examples import build_examples
+from medcode_assets.warehouse import open_warehouse
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@pytest.fixture
+def con(version: MimicVersion, tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        for name, path in find_files(version).items():
+            load_table(con, table_specs("mimic-iv")[name], path)
+        yield con
+
+
+def prepare(con: "duckdb.DuckDBPyConnection", **settings: object) -> None:
+    data = DataSettings(**settings)
+    build_cohort(con, "mimic-iv", data)
+    build_facts(con)
+    build_splits(con, data)
+
+
+def test_facts_have_reports_before_addenda_and_each_code_once(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    text, codes = con.execute("SELECT text, codes FROM facts WHERE hadm_id = 101").fetchall()[0]
+    assert text == 'report, with "quotes"\nand lines\n\naddendum'
+    assert codes == [
+        {"system": "icd10cm", "code": "I10", "seq": 1},
+        {"system": "icd10cm", "code": "E11.9", "seq": 2},
+        {"system": "icd10pcs", "code": "0DTJ4ZZ", "seq": 1},
+    ]
+
+
+def test_systems_and_leading_zeros_keep_equal_digits_apart(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    codes = con.execute("SELECT codes FROM facts WHERE hadm_id = 102").fetchall()[0][0]
+    assert [(code["system"], code["code"]) for code in codes] == [
+        ("icd9cm", "033.1"),
+        ("icd9cm", "E812.0"),
+        ("icd9pcs", "03.31"),
+    ]
+
+
+def test_patients_with_a_note_come_first(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con, num_samples=11)  # patient 12 has none
+    assert con.execute("SELECT count(*), min(discharge_notes), max(subject_id) FROM cohort").fetchall() == [(11, 1, 11)]
+    prepare(con)
+    assert con.execute("SELECT count(*) FROM cohort").fetchall() == [(12,)]
+    assert con.execute("SELECT count(*) FROM facts").fetchall() == [(11,)]
+
+
+def test_splits_are_by_patient_and_the_seed_decides(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    counts = con.execute("SELECT split, count(*) FROM splits GROUP BY split ORDER BY split").fetchall()
+    assert counts == [("test", 1), ("train", 9), ("validation", 1)]
+    first = split_hash(con)
+    prepare(con, seed=1)
+    assert split_hash(con) != first
+    prepare(con, seed=0)
+    assert split_hash(con) == first
+
+
+def test_too_few_patients_for_three_splits(con: "duckdb.DuckDBPyConnection") -> None:
+    with pytest.raises(MedcodeError, match="9 patients with notes, at least 10"):
+        prepare(con, num_samples=9)
+
+
+def test_a_step_is_skipped_until_its_inputs_change(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    assert build_cohort(con, "mimic-iv", DataSettings()).skipped
+    assert build_facts(con).skipped
+    assert not build_cohort(con, "mimic-iv", DataSettings(seed=5)).skipped
+    assert not build_facts(con).skipped
+
+
+def test_labels_count_on_train_and_keep_unseen_codes_in_the_gold(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    con.execute("UPDATE splits SET split = CASE WHEN subject_id = 2 THEN 'test' WHEN subject_id = 3 THEN 'validation' ELSE 'train' END")
+    build_examples(con, DataSettings())
+    labels = con.execute("SELECT label, system, code, description, frequency FROM icd.labels ORDER BY label").fetchall()
+    assert labels[:3] == [
+        (0, "icd10cm", "I10", "Essential (primary) hypertension", 9),
+        (1, "icd10cm", "E11.9", "Type 2 diabetes mellitus without complications", 1),
+        (2, "icd10pcs", "0DTJ4ZZ", "Resection of Appendix, Percutaneous Endoscopic Approach", 1),
+    ]
+    assert [(code, description, frequency) for _, _, code, description, frequency in labels[3:]] == [
+        ("033.1", "Whooping cough due to bordetella parapertussis", 0),
+        ("E812.0", None, 0),
+        ("03.31", "Spinal tap", 0),
+    ]
+    rows = dict(con.execute("SELECT example_id, (gold, answer) FROM icd.examples").fetchall())
+    assert rows[101] == ([0, 1, 2], ["I10", "E11.9", "0DTJ4ZZ"])
+    assert rows[102] == ([3, 4, 5], [])
+
+
+def test_frequency_systems_and_top_codes_define_the_task(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    con.execute("UPDATE splits SET split = CASE subject_id WHEN 4 THEN 'test' WHEN 3 THEN 'validation' ELSE 'train' END")
+    build_examples(con, DataSettings(min_frequency=2))
+    assert con.execute("SELECT code FROM icd.labels").fetchall() == [("I10",)]
+    build_examples(con, DataSettings(top_codes=2))
+    assert con.execute("SELECT count(*) FROM icd.labels").fetchall() == [(2,)]
+    build_examples(con, DataSettings(systems=["icd10cm"]))
+    assert con.execute("SELECT code FROM icd.labels ORDER BY label").fetchall() == [("I10",), ("E11.9",)]
+    with pytest.raises(MedcodeError, match="no validation admission has a code of icd9cm"):
+        build_examples(con, DataSettings(systems=["icd9cm"]))
+
+
+def test_codes_that_two_systems_spell_alike_name_their_system(con: "duckdb.DuckDBPyConnection") -> None:
+    con.execute("INSERT INTO raw.diagnoses_icd VALUES (1, 101, 9, 'V433', 9), (1, 101, 10, 'V433', 10)")
+    prepare(con)
+    con.execute("UPDATE splits SET split = CASE subject_id WHEN 4 THEN 'test' WHEN 3 THEN 'validation' ELSE 'train' END")
+    build_examples(con, DataSettings())
+    texts = con.execute("SELECT text FROM icd.labels WHERE code = 'V43.3' ORDER BY system").fetchall()
+    assert texts == [("icd10cm:V43.3",), ("icd9cm:V43.3",)]
