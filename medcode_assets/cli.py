@@ -104,9 +104,7 @@ _stage_command("export", "`evaluate`, publish the bundle, and write its GGUF fil
 
 
 @app.command()
-def register(
-    mimic_dir: MimicDir, dataset_version: Release, name: Name = None, output_dir: OutputDir = None
-) -> None:
+def register(mimic_dir: MimicDir, dataset_version: Release, name: Name = None, output_dir: OutputDir = None) -> None:
     """Register a MIMIC folder as a version (a partition), for materializing in the Dagster UI."""
     from medcode_assets.commands import register_version
 

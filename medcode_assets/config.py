@@ -197,7 +197,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise MedcodeError(f"{path}: no such file; give --config a YAML file like config/training-config.yaml") from None
+        raise MedcodeError(f"{path}: no such file; --config takes one like config/training-config.yaml") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise MedcodeError(f"{path}: not YAML{f' at line {mark.line + 1}' if mark else ''}") from None

@@ -45,7 +45,7 @@ def build_definitions(
             **(resource_overrides or {}),
         },
         loggers={"terminal": terminal_logger, "console": dg.colored_console_logger},
-        # A process a step costs three seconds each and buys nothing: steps of one version wait for its warehouse anyway.
+        # A process a step costs three seconds and buys nothing: steps of one version wait for its warehouse anyway.
         executor=dg.in_process_executor,
     )
 

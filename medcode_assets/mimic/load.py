@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 DOWNLOAD_AGAIN = "download it again and compare SHA256SUMS.txt"
 
 
-def load_table(
-    con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *, drop_existing: bool = False
-) -> Built:
+def load_table(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *, drop_existing: bool = False) -> Built:
     """Load a MIMIC file into `raw.<table>`; skipped while the file's sha256 and the spec are unchanged.
 
     The earlier table stays until the new one is complete.
@@ -37,6 +35,7 @@ def load_table(
             _select(spec, path),
             made_from,
             rebuild=drop_existing,
+            compression="zstd" if "text" in spec.columns else "auto",
             check=lambda rows: _refuse_empty(spec, path, rows),
         )
     except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.IOException) as error:
@@ -63,9 +62,7 @@ def _refuse_empty(spec: TableSpec, path: Path, rows: int) -> None:
         raise MedcodeError(f"{path}: no rows{condition} for table {spec.name}, so there is nothing to learn from")
 
 
-def _refusal(
-    con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, error: "duckdb.Error"
-) -> MedcodeError:
+def _refusal(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, error: "duckdb.Error") -> MedcodeError:
     """Say what is wrong with a file without DuckDB's own message, which quotes the file's content."""
     import duckdb
 

@@ -101,8 +101,7 @@ def header(path: Path) -> list[str]:
         MedcodeError: the file is empty, or not the gzip file that its name says.
     """
     try:
-        opened = gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open()
-        with opened as stream:
+        with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as stream:
             names = next(csv.reader(stream), [])
     except (gzip.BadGzipFile, EOFError):
         raise MedcodeError(f"{path}: broken gzip file; download it again and compare SHA256SUMS.txt") from None

@@ -56,12 +56,10 @@ def build_facts(con: "duckdb.DuckDBPyConnection", *, rebuild: bool = False) -> B
             raise MedcodeError("table facts: no admission of the cohort has a discharge note; check raw.notes")
 
     made_from = fingerprint(sql=sql("facts"), inputs=inputs(con, "cohort"))
-    return build_table(con, "facts", sql("facts"), made_from, check=refuse_none, rebuild=rebuild)
+    return build_table(con, "facts", sql("facts"), made_from, compression="zstd", check=refuse_none, rebuild=rebuild)
 
 
-def build_splits(
-    con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, rebuild: bool = False
-) -> Built:
+def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, rebuild: bool = False) -> Built:
     """Assign patients to splits: table `splits` (subject_id, split).
 
     Raises:

@@ -1,16 +1,20 @@
 """Dagster assets of a recipe up to its tokens: examples, base_model, tokens."""
 
+from functools import partial
+
 import dagster as dg
+from tqdm import tqdm
 
 from medcode_assets.artifacts import making, required
 from medcode_assets.config import DataSettings, ModelSettings, Settings
 from medcode_assets.evaluation.plots import length_histogram
 from medcode_assets.launchpad import launch_config, read
 from medcode_assets.metadata import picture, table_metadata
+from medcode_assets.progress import advance
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
-from medcode_assets.training.tokens import build_tokens, progress_bar
+from medcode_assets.training.tokens import build_tokens
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import resolve_base_model
 
@@ -67,9 +71,7 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         code_version="1",
     )
-    def base_model(
-        context: dg.AssetExecutionContext, config: config_class, home: Home
-    ) -> dg.MaterializeResult:
+    def base_model(context: dg.AssetExecutionContext, config: config_class, home: Home) -> dg.MaterializeResult:
         """The base model: the embedded one, a local folder, or a Hugging Face id, downloaded once."""
         model = read(config, "model", ModelSettings)
         local = resolve_base_model(model.base, home.base_models, revision=model.revision)
@@ -111,11 +113,10 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         """Prompts and completions as token ids; notes that are too long are shortened, and counted."""
         from transformers import AutoTokenizer
 
-        base = required(
-            home.artifact(recipe.name, context.partition_key, "base_model"), f"{recipe.name}/base_model"
-        )
+        base = required(home.artifact(recipe.name, context.partition_key, "base_model"), f"{recipe.name}/base_model")
         max_prompt_tokens = read(config, "data", DataSettings).max_prompt_tokens
-        with warehouse.connect(context.partition_key) as con, progress_bar() as on_progress:
+        bar = tqdm(desc="tokenizing", unit="note", delay=1)
+        with warehouse.connect(context.partition_key) as con, bar:
             built = build_tokens(
                 con,
                 recipe.name,
@@ -124,7 +125,7 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 max_prompt_tokens=max_prompt_tokens,
                 base_revision=base["revision"],
                 rebuild=config.drop_existing,
-                on_progress=on_progress,
+                on_progress=partial(advance, bar),
             )
             table = f"{recipe.name}.tokens"
             preview = (

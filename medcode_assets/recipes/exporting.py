@@ -4,14 +4,23 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
+from medcode_assets.artifacts import replace_folder
 from medcode_assets.export.gguf import FileType, write_gguf
 from medcode_assets.export.merge import merge_adapter
-from medcode_assets.export.verify import GgufReport, verify_gguf
+from medcode_assets.export.verify import verify_gguf
+from medcode_assets.progress import advance
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import GGUF, Bundle, file_sha256
+from medcode_serving.prompts import PromptTemplate
+
+if TYPE_CHECKING:
+    import duckdb
 
 GGUF_MANIFEST = "manifest.json"
 
@@ -28,44 +37,56 @@ def exported(bundle: Bundle, file_type: str) -> dict[str, Any] | None:
     return manifest if intact and manifest["file_type"] == file_type else None
 
 
-def export_gguf(
-    bundle: Bundle, base: LocalModel, file_type: FileType, prompts: Sequence[str]
-) -> tuple[Path, GgufReport]:
-    """Merge, convert and verify; the bundle's gguf/ folder appears only as a whole, with a manifest.
+def export_gguf(bundle: Bundle, base: LocalModel, file_type: FileType, prompts: Sequence[str]) -> dict[str, Any]:
+    """Merge, convert and verify; the bundle's gguf/ folder appears only as a whole, with the returned manifest.
 
-    A file that fails verification is kept out of the bundle: the report says why.
+    A file that fails verification is kept out of the bundle; the manifest's `problems` say why.
 
     Args:
         bundle: The bundle to export.
         base: Its base model.
-        file_type: f16 or f32.
+        file_type: f16, f32 or q8_0.
         prompts: Prompts to compare answers on; not stored.
     """
     name = f"medcode-{bundle.manifest.recipe}-{bundle.manifest.version}-{file_type.upper()}.gguf"
     work = Path(tempfile.mkdtemp(prefix=f".{GGUF}-", dir=bundle.path.parent))
     try:
         merged = merge_adapter(base.path, bundle.adapter, work / "merged")
-        folder = work / GGUF
-        folder.mkdir()
-        file = write_gguf(
-            merged,
-            folder / name,
-            file_type=file_type,
-            name=f"medcode-{bundle.manifest.recipe}",
-            version=bundle.manifest.version,
-        )
-        report = verify_gguf(file, merged, prompts)
+        file = work / GGUF / name
+        with tqdm(desc="writing GGUF", unit="tensor", delay=1) as bar:
+            model_name = f"medcode-{bundle.manifest.recipe}"
+            write_gguf(
+                merged,
+                file,
+                file_type=file_type,
+                name=model_name,
+                version=bundle.manifest.version,
+                on_progress=partial(advance, bar),
+            )
+        with tqdm(desc="verifying GGUF", unit="prompt", delay=1) as bar:
+            report = verify_gguf(file, merged, prompts, on_progress=partial(advance, bar))
+        manifest = {
+            "file": name,
+            "file_type": file_type,
+            "sha256": file_sha256(file),
+            "size_bytes": file.stat().st_size,
+            "verification": report.model_dump(mode="json"),
+        }
         if report.passed:
-            manifest = {
-                "file": name,
-                "file_type": file_type,
-                "sha256": file_sha256(file),
-                "size_bytes": file.stat().st_size,
-                "verification": report.model_dump(mode="json"),
-            }
-            (folder / GGUF_MANIFEST).write_text(json.dumps(manifest, indent=2))
-            shutil.rmtree(bundle.path / GGUF, ignore_errors=True)
-            folder.rename(bundle.path / GGUF)
+            (file.parent / GGUF_MANIFEST).write_text(json.dumps(manifest, indent=2))
+            replace_folder(file.parent, bundle.path / GGUF)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return bundle.path / GGUF / name, report
+    return manifest
+
+
+def sample_prompts(
+    con: "duckdb.DuckDBPyConnection", recipe: str, template: PromptTemplate, count: int = 20
+) -> list[str]:
+    """Return rendered prompts of some validation examples, the same ones each time."""
+    rows = con.execute(
+        f"SELECT note FROM {recipe}.notes WHERE example_id IN (SELECT example_id FROM {recipe}.examples "
+        "WHERE split = 'validation' ORDER BY md5(CAST(example_id AS VARCHAR)) LIMIT ?) ORDER BY example_id",
+        [count],
+    ).fetchall()
+    return [template.render(row[0]) for row in rows]

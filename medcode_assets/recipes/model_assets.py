@@ -1,8 +1,11 @@
 """Dagster assets of a recipe from its tokens on: adapter, evaluation, bundle, gguf."""
 
+import tempfile
+from pathlib import Path
+
 import dagster as dg
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import made, required
 from medcode_assets.config import (
     DataSettings,
     EvaluationSettings,
@@ -12,16 +15,257 @@ from medcode_assets.config import (
     Settings,
     TrainingSettings,
 )
+from medcode_assets.evaluation.plots import loss_curve, metric_bars
 from medcode_assets.evaluation.report import EvaluationReport
 from medcode_assets.launchpad import launch_config, read
-from medcode_assets.metadata import markdown_table, picture
-from medcode_assets.recipes.bundling import bundle_version, compose_bundle
-from medcode_assets.recipes.evaluating import evaluate_adapter
-from medcode_assets.recipes.exporting import export_gguf
-from medcode_assets.recipes.fitting import adapter_fingerprint, fit_adapter
+from medcode_assets.metadata import picture
+from medcode_assets.mimic.sources import registered
+from medcode_assets.recipes.bundling import bundle_version, compose_bundle, data_version, provenance, write_codes
+from medcode_assets.recipes.evaluating import evaluate_adapter, evaluation_fingerprint
+from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
+from medcode_assets.recipes.fitting import adapter_fingerprint, chosen_base, fit_adapter
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
+from medcode_serving.bundle import DecodingSettings, open_bundle, publish
 
 COMPUTE = "compute"
 """Pool of the assets that fill a device: one at a time, also over the partitions of a backfill."""
+
+
+def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The LoRA adapter."""
+    config_class = launch_config("adapter", settings)
+
+    @dg.asset(
+        key=[recipe.name, "adapter"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "tokens"], [recipe.name, "base_model"]],
+        kinds={"pytorch", "mlflow"},
+        pool=COMPUTE,
+        code_version="1",
+    )
+    def adapter(
+        context: dg.AssetExecutionContext,
+        config: config_class,
+        home: Home,
+        warehouse: Warehouse,
+    ) -> dg.MaterializeResult:
+        """LoRA adapter, trained on the completions of the training split; metrics in MLflow."""
+        partition = context.partition_key
+        target = home.artifact(recipe.name, partition, "adapter")
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        lora, training = read(config, "lora", LoraSettings), read(config, "training", TrainingSettings)
+        with warehouse.connect(partition, read_only=True) as con:
+            made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
+            facts = made(target)
+            unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+            if facts is None or not unchanged:
+                facts = fit_adapter(
+                    con,
+                    recipe.name,
+                    base,
+                    target,
+                    made_from=made_from,
+                    lora=lora,
+                    training=training,
+                    logging=read(config, "logging", LoggingSettings),
+                    home=home.path,
+                    tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
+                )
+        shown = ("steps", "trainable_parameters", "device", "last_loss", "validation_loss", "mlflow_run", "mlflow_uri")
+        return dg.MaterializeResult(
+            metadata={
+                **{name: facts[name] for name in shown if facts[name] is not None},
+                "unchanged": unchanged,
+                "fingerprint": made_from,
+                "loss": picture(loss_curve(facts["losses"], facts["validation_losses"]), "training loss"),
+            },
+            data_version=dg.DataVersion(made_from),
+        )
+
+    return adapter
+
+
+def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The adapter measured beside its baselines."""
+    config_class = launch_config("evaluation", settings)
+    key = dg.AssetKey([recipe.name, "evaluation"])
+
+    @dg.asset(
+        key=key,
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "adapter"], [recipe.name, "examples"]],
+        kinds={"pytorch"},
+        pool=COMPUTE,
+        code_version="1",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "not_collapsed",
+                asset=key,
+                blocking=True,
+                description="Metrics are finite and the adapter does not give every document the same codes.",
+            ),
+            dg.AssetCheckSpec(
+                "above_baselines",
+                asset=key,
+                description="Test micro F1 above the frequency prior and the untuned base.",
+            ),
+        ],
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext,
+        config: config_class,
+        home: Home,
+        warehouse: Warehouse,
+    ) -> dg.MaterializeResult:
+        """Micro and macro F1, precision and recall on the test split; thresholds chosen on validation."""
+        partition = context.partition_key
+        target = home.artifact(recipe.name, partition, "evaluation")
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        adapter = home.artifact(recipe.name, partition, "adapter")
+        chosen, data = read(config, "evaluation", EvaluationSettings), read(config, "data", DataSettings)
+        adapter_made = required(adapter, f"{recipe.name}/adapter")["fingerprint"]
+        with warehouse.connect(partition, read_only=True) as con:
+            made_from = evaluation_fingerprint(con, recipe, adapter_made, chosen, data)
+            facts = made(target)
+            unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+            if not unchanged:
+                evaluate_adapter(con, recipe, base, adapter / "weights", target, made_from, chosen, data)
+        report = EvaluationReport.read(target / "evaluation.json")
+        return dg.MaterializeResult(
+            metadata={
+                "results": dg.MetadataValue.md(report.table()),
+                "picture": picture(metric_bars(report), "micro and macro F1 of each engine"),
+                "micro_f1": report.value("adapter", "micro_f1"),
+                "threshold": report.threshold("adapter"),
+                "unchanged": unchanged,
+                "fingerprint": made_from,
+            },
+            data_version=dg.DataVersion(made_from),
+            check_results=evaluation_checks(report),
+        )
+
+    return evaluation
+
+
+def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The published bundle."""
+    config_class = launch_config("bundle", settings)
+
+    @dg.asset(
+        key=[recipe.name, "bundle"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "evaluation"]],
+        code_version="1",
+    )
+    def bundle(
+        context: dg.AssetExecutionContext,
+        config: config_class,
+        home: Home,
+        warehouse: Warehouse,
+    ) -> dg.MaterializeResult:
+        """Everything that serving needs, sealed; LATEST names it. Made only after the blocking checks passed."""
+        partition = context.partition_key
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        adapter_folder = home.artifact(recipe.name, partition, "adapter")
+        adapter_facts = required(adapter_folder, f"{recipe.name}/adapter")
+        evaluation_folder = home.artifact(recipe.name, partition, "evaluation")
+        evaluation_facts = required(evaluation_folder, f"{recipe.name}/evaluation")
+        report = EvaluationReport.read(evaluation_folder / "evaluation.json")
+        with warehouse.connect(partition, read_only=True) as con, tempfile.TemporaryDirectory() as work:
+            sealed, unchanged = compose_bundle(
+                home.bundles,
+                recipe=recipe.name,
+                version=bundle_version(partition, evaluation_facts["fingerprint"]),
+                base=base,
+                prompt=recipe.prompt,
+                decoding=DecodingSettings(**evaluation_facts["decoding"]),
+                threshold=report.threshold("adapter"),
+                metrics=report.metrics,
+                data=data_version(con, partition, registered(home.path, partition).release),
+                provenance=provenance(
+                    adapter_facts["settings"],
+                    mlflow_run=adapter_facts["mlflow_run"],
+                    dagster_run=context.run_id,
+                ),
+                adapter=adapter_folder / "weights",
+                codes=write_codes(con, recipe.name, Path(work) / "codes.parquet"),
+            )
+        publish(sealed)
+        manifest = sealed.manifest
+        return dg.MaterializeResult(
+            metadata={
+                "version": manifest.version,
+                "path": dg.MetadataValue.path(sealed.path),
+                "manifest": dg.MetadataValue.json(manifest.model_dump(mode="json", exclude={"files"})),
+                "megabytes": round(sum(file.stat().st_size for file in sealed.path.rglob("*")) / 1e6, 1),
+                "unchanged": unchanged,
+            },
+            data_version=dg.DataVersion(manifest.version),
+        )
+
+    return bundle
+
+
+def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The merged model as one GGUF file."""
+    config_class = launch_config("gguf", settings)
+    key = dg.AssetKey([recipe.name, "gguf"])
+
+    @dg.asset(
+        key=key,
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "bundle"]],
+        pool=COMPUTE,
+        code_version="1",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "answers_like_the_merged_model",
+                asset=key,
+                blocking=True,
+                description="Weights, tokenization and next-token distributions equal the merged model's.",
+            )
+        ],
+    )
+    def gguf(
+        context: dg.AssetExecutionContext,
+        config: config_class,
+        home: Home,
+        warehouse: Warehouse,
+    ) -> dg.MaterializeResult:
+        """The merged model for llama.cpp, LM Studio and Ollama, in the bundle's gguf/ folder."""
+        partition = context.partition_key
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        file_type = read(config, "export", ExportSettings).file_type
+        evaluated = required(home.artifact(recipe.name, partition, "evaluation"), f"{recipe.name}/evaluation")
+        version = bundle_version(partition, evaluated["fingerprint"])
+        bundle = open_bundle(home.bundles / recipe.name / version)
+        manifest = None if config.drop_existing else exported(bundle, file_type)
+        unchanged = manifest is not None
+        if manifest is None:
+            with warehouse.connect(partition, read_only=True) as con:
+                prompts = sample_prompts(con, recipe.name, recipe.prompt)
+            manifest = export_gguf(bundle, base, file_type, prompts)
+        verification = manifest["verification"]
+        return dg.MaterializeResult(
+            metadata={
+                "file": dg.MetadataValue.path(bundle.path / "gguf" / manifest["file"]),
+                "sha256": manifest["sha256"],
+                "megabytes": round(manifest["size_bytes"] / 1e6, 1),
+                "verification": dg.MetadataValue.json(verification),
+                "unchanged": unchanged,
+            },
+            data_version=dg.DataVersion(manifest["sha256"]),
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=not verification["problems"], metadata={"problems": "; ".join(verification["problems"])}
+                )
+            ],
+        )
+
+    return gguf

@@ -22,9 +22,7 @@ class BuildExamples(Protocol):
     - view `notes`: example_id, note.
     """
 
-    def __call__(
-        self, con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False
-    ) -> Built:
+    def __call__(self, con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False) -> Built:
         """Make them, unless nothing changed; return how `examples` was made."""
         ...
 

@@ -31,6 +31,12 @@ def prepare(con: "duckdb.DuckDBPyConnection", **settings: object) -> None:
     build_splits(con, data)
 
 
+def assign(con: "duckdb.DuckDBPyConnection", *, validation: int, test: int) -> None:
+    con.execute("UPDATE splits SET split = 'train'")
+    con.execute("UPDATE splits SET split = 'validation' WHERE subject_id = ?", [validation])
+    con.execute("UPDATE splits SET split = 'test' WHERE subject_id = ?", [test])
+
+
 def test_facts_have_reports_before_addenda_and_each_code_once(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
     text, codes = con.execute("SELECT text, codes FROM facts WHERE hadm_id = 101").fetchall()[0]
@@ -86,9 +92,10 @@ def test_a_step_is_skipped_until_its_inputs_change(con: "duckdb.DuckDBPyConnecti
 
 def test_labels_count_on_train_and_keep_unseen_codes_in_the_gold(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
-    con.execute("UPDATE splits SET split = CASE WHEN subject_id = 2 THEN 'test' WHEN subject_id = 3 THEN 'validation' ELSE 'train' END")
+    assign(con, validation=3, test=2)
     build_examples(con, DataSettings())
-    labels = con.execute("SELECT label, system, code, description, frequency FROM icd.labels ORDER BY label").fetchall()
+    query = "SELECT label, system, code, description, frequency FROM icd.labels ORDER BY label"
+    labels = con.execute(query).fetchall()
     assert labels[:3] == [
         (0, "icd10cm", "I10", "Essential (primary) hypertension", 9),
         (1, "icd10cm", "E11.9", "Type 2 diabetes mellitus without complications", 1),
@@ -106,7 +113,7 @@ def test_labels_count_on_train_and_keep_unseen_codes_in_the_gold(con: "duckdb.Du
 
 def test_frequency_systems_and_top_codes_define_the_task(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
-    con.execute("UPDATE splits SET split = CASE subject_id WHEN 4 THEN 'test' WHEN 3 THEN 'validation' ELSE 'train' END")
+    assign(con, validation=3, test=4)
     build_examples(con, DataSettings(min_frequency=2))
     assert con.execute("SELECT code FROM icd.labels").fetchall() == [("I10",)]
     build_examples(con, DataSettings(top_codes=2))
@@ -120,7 +127,7 @@ def test_frequency_systems_and_top_codes_define_the_task(con: "duckdb.DuckDBPyCo
 def test_codes_that_two_systems_spell_alike_name_their_system(con: "duckdb.DuckDBPyConnection") -> None:
     con.execute("INSERT INTO raw.diagnoses_icd VALUES (1, 101, 9, 'V433', 9), (1, 101, 10, 'V433', 10)")
     prepare(con)
-    con.execute("UPDATE splits SET split = CASE subject_id WHEN 4 THEN 'test' WHEN 3 THEN 'validation' ELSE 'train' END")
+    assign(con, validation=3, test=4)
     build_examples(con, DataSettings())
     texts = con.execute("SELECT text FROM icd.labels WHERE code = 'V43.3' ORDER BY system").fetchall()
     assert texts == [("icd10cm:V43.3",), ("icd9cm:V43.3",)]

@@ -1,0 +1,102 @@
+"""MIMIC's files in, a served prediction out, through the command line and the persistent instance."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
+from medcode_serving.bundle import latest_bundle
+from medcode_serving.errors import MedcodeError
+
+from .conftest import SMALL, Job, medcode
+
+
+def test_the_run_publishes_a_bundle_with_its_whole_history(mimic_iv_job: Job) -> None:
+    assert mimic_iv_job.result.returncode == 0, mimic_iv_job.result.stderr
+    manifest = latest_bundle(mimic_iv_job.home / "bundles", "icd").manifest
+    assert manifest.data.partition == "small"
+    assert set(manifest.data.sources) >= {"raw.notes", "raw.diagnoses_icd"}
+    assert len(manifest.data.split_hash) == 64
+    assert {metric.engine for metric in manifest.metrics} == {"adapter", "base_model", "frequency_prior"}
+    assert {"micro_f1", "macro_f1"} <= {metric.name for metric in manifest.metrics}
+    assert manifest.provenance.mlflow_run
+    assert "adapter/adapter_model.safetensors" in manifest.files
+    gguf = json.loads((mimic_iv_job.home / "bundles/icd" / manifest.version / "gguf/manifest.json").read_text())
+    assert gguf["verification"]["problems"] == []
+
+
+def test_running_again_makes_nothing_anew(mimic_iv_job: Job) -> None:
+    again = medcode(
+        "run", "--mimic-dir", mimic_iv_job.mimic_dir, "--dataset-version", "mimic-iv", *SMALL, home=mimic_iv_job.home
+    )
+    assert again.returncode == 0, again.stderr
+    lines = [line for line in again.stderr.splitlines() if line.startswith("  ") and "/" in line]
+    assert len(lines) == 17
+    assert all("unchanged" in line for line in lines), again.stderr
+
+
+def test_no_note_text_in_what_dagster_and_mlflow_keep(mimic_iv_job: Job) -> None:
+    import gzip
+
+    with gzip.open(mimic_iv_job.mimic_dir / "note" / "discharge.csv.gz", "rt") as stream:
+        words = next(line for line in list(stream)[2:] if len(line) > 60).strip()[-50:]
+    kept = [*mimic_iv_job.home.glob("dagster/**/*.db"), *mimic_iv_job.home.glob("mlruns/**/*")]
+    assert kept
+    for file in (file for file in kept if file.is_file()):
+        assert words.encode() not in file.read_bytes(), file
+
+
+def test_the_instance_remembers_runs_and_materializations(mimic_iv_job: Job) -> None:
+    runs = sqlite3.connect(mimic_iv_job.home / "dagster" / "history" / "runs.db")
+    assert runs.execute("SELECT status FROM runs LIMIT 1").fetchone() == ("SUCCESS",)
+
+
+def test_predict_answers_without_a_server(mimic_iv_job: Job, tmp_path: Path) -> None:
+    output = tmp_path / "answer.json"
+    result = medcode("predict", "--text", "HTN and T2DM.", "--output", output, home=mimic_iv_job.home)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(output.read_text())
+    assert answer["model"]["version"] == latest_bundle(mimic_iv_job.home / "bundles", "icd").manifest.version
+    assert all(0 <= code["probability"] <= 1 for code in answer["codes"])
+
+
+def test_mimic_iii_in_upper_case(tmp_path: Path) -> None:
+    mimic_dir = write_synthetic_mimic(tmp_path / "iii", release="mimic-iii", admissions=200, seed=2)
+    assert (mimic_dir / "NOTEEVENTS.csv.gz").exists()
+    arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iii", *SMALL]
+    result = medcode("run", *arguments, "--set=evaluation.untuned_base=false", home=tmp_path / "home")
+    assert result.returncode == 0, result.stderr
+    bundle = latest_bundle(tmp_path / "home" / "bundles", "icd")
+    assert bundle.manifest.data.release == "mimic-iii"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset-version", "mimic-v"], "--dataset-version mimic-v: unknown"),
+        (["--dataset-version", "mimic-iii"], "not a complete mimic-iii folder: expected"),
+        (["--dataset-version", "mimic-iv", "--set", "lora.rank=3"], "setting 'lora.rank'"),
+        (["--dataset-version", "mimic-iv", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--dataset-version", "mimic-iv", "--device", "tpu"], "device"),
+        (["--dataset-version", "mimic-iv", "--base-model", "owner/absent"], "owner/absent"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    mimic_iv_job: Job, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = medcode("run", "--mimic-dir", mimic_iv_job.mimic_dir, *arguments, home=tmp_path / "home")
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("medcode: ")]
+    assert len(errors) == 1, result.stderr
+    assert message in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_nothing_published_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+    result = medcode("predict", "--text", "HTN.", home=tmp_path / "home")
+    assert result.returncode == 2
+    assert "no bundle of recipe 'icd' is published yet" in result.stderr
+    with pytest.raises(MedcodeError):
+        latest_bundle(tmp_path / "home" / "bundles", "icd")
