@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medcode_serving.errors import MedcodeError
-from medcode_serving.settings import medcode_home
+from medcode_serving.home import medcode_home
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -78,11 +78,11 @@ def register_version(home: Path, mimic_dir: Path, release: str, name: str | None
 
 def print_evaluation(home: Path, partition: str) -> None:
     """Print the metrics of a version's evaluation, if there is one."""
-    from medcode_assets.evaluation.report import EvaluationReport
+    from medcode_assets.evaluation.report import read_report, report_table
 
     file = home / "artifacts" / "icd" / partition / "evaluation" / "evaluation.json"
     if file.exists():
-        typer.echo("\n" + EvaluationReport.read(file).table())
+        typer.echo("\n" + report_table(read_report(file)))
 
 
 def start_ui(home: Path, host: str, port: int, config: Path | None) -> None:

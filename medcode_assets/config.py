@@ -5,27 +5,22 @@ Sources in rising priority: the defaults below, the YAML file, the environment
 The Dagster launchpad shows the same fields (`medcode_assets.launchpad`).
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from medcode_serving.errors import MedcodeError
+from medcode_serving.layers import layered
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = PROJECT / "config" / "training-config.yaml"
 ENVIRONMENT_PREFIX = "MEDCODE_TRAIN_"
 
-System = Literal["icd9cm", "icd9pcs", "icd10cm", "icd10pcs"]
+SYSTEMS = ("icd9cm", "icd9pcs", "icd10cm", "icd10pcs")
 
 
 class _Section(BaseModel):
@@ -79,9 +74,7 @@ class DataSettings(_Section):
         default=0, ge=0, description="Patients at most, those with a discharge note first; 0: all."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the patient sample and of the splits.")
-    systems: list[System] = Field(
-        default=["icd9cm", "icd9pcs", "icd10cm", "icd10pcs"], description="Code systems to predict."
-    )
+    systems: list[str] = Field(default=list(SYSTEMS), min_length=1, description="Code systems to predict.")
     min_frequency: int = Field(
         default=0,
         ge=0,
@@ -92,6 +85,15 @@ class DataSettings(_Section):
     max_prompt_tokens: int = Field(
         default=4096, ge=64, description="Longer notes are shortened at their end, and counted."
     )
+
+    @field_validator("systems")
+    @classmethod
+    def _known(cls, systems: list[str]) -> list[str]:
+        # Not a Literal: Dagster's launchpad knows no list of those.
+        for system in systems:
+            if system not in SYSTEMS:
+                raise ValueError(f"unknown code system {system!r}; choose from {', '.join(SYSTEMS)}")
+        return systems
 
 
 class EvaluationSettings(_Section):
@@ -123,7 +125,11 @@ class Settings(BaseSettings):
     """All settings of the asset side, in the sections of training-config.yaml."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
     )
 
     model: ModelSettings = ModelSettings()
@@ -133,18 +139,6 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     export: ExportSettings = ExportSettings()
     logging: LoggingSettings = LoggingSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take nothing on its own: `load_settings` merges the sources in the documented order."""
-        return (init_settings,)
 
 
 def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
@@ -160,18 +154,7 @@ def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None)
     path = path or (Path(os.environ["MEDCODE_CONFIG"]) if "MEDCODE_CONFIG" in os.environ else None)
     if path is None and DEFAULT_CONFIG.exists():
         path = DEFAULT_CONFIG
-    merged = _read_yaml(path) if path else {}
-    _merge(merged, EnvSettingsSource(Settings)())
-    for name, value in (flags or {}).items():
-        section, _, field = name.partition(".")
-        _merge(merged, {section: {field: value}} if field else {section: value})
-    try:
-        return Settings(**merged)
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        source = f"{path}, environment or flags" if path else "environment or flags"
-        raise MedcodeError(f"{source}: setting {key!r}: {problem['msg']}; see config/training-config.yaml") from None
+    return layered(Settings, path, flags or {})
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -186,31 +169,3 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise MedcodeError(f"--set {assignment}: the value is not YAML") from None
     return flags
-
-
-def canonical(settings: BaseModel) -> str:
-    """Return settings as one JSON line that is equal for equal settings."""
-    return json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise MedcodeError(f"{path}: no such file; --config takes one like config/training-config.yaml") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise MedcodeError(f"{path}: not YAML{f' at line {mark.line + 1}' if mark else ''}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise MedcodeError(f"{path}: expected a mapping of sections, found a {type(content).__name__}")
-    return content
-
-
-def _merge(into: dict[str, Any], update: dict[str, Any]) -> None:
-    for key, value in update.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value

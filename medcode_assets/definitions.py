@@ -1,6 +1,5 @@
 """The one place where everything is wired: `build_definitions()`, and `defs` for `dagster` itself."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from medcode_assets.recipes.icd import ICD
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.terminal import terminal_logger
+from medcode_serving.home import medcode_home
 
 RECIPES = (ICD,)
 
@@ -31,7 +31,7 @@ def build_definitions(
         settings: The launchpad's defaults; none: training-config.yaml and the environment.
         resource_overrides: Resources that replace the project's own, by name.
     """
-    home = (home or Path(os.environ.get("MEDCODE_HOME", ".medcode"))).resolve()
+    home = (home or medcode_home()).resolve()
     settings = settings or load_settings()
     return dg.Definitions(
         assets=[

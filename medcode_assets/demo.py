@@ -49,14 +49,15 @@ def run_demo(home: Path, *, admissions: int) -> None:
 
 def test_note(home: Path) -> tuple[str, list[tuple[str, str, str | None]]]:
     """Return the first note of the demo's test split and its gold codes as (system, code, description)."""
-    from medcode_assets.warehouse import open_warehouse
+    from medcode_assets.warehouse import one_row, open_warehouse
 
     with open_warehouse(home / "warehouse" / f"{PARTITION}.duckdb", read_only=True) as con:
-        row = con.execute(
+        row = one_row(
+            con,
             "SELECT note, list_transform(gold, lambda label: (SELECT {'s': system, 'c': code, 'd': description} "
             "FROM icd.labels WHERE icd.labels.label = label)) FROM icd.examples JOIN icd.notes USING (example_id) "
-            "WHERE split = 'test' ORDER BY example_id LIMIT 1"
-        ).fetchone()
+            "WHERE split = 'test' ORDER BY example_id LIMIT 1",
+        )
     if row is None:
         raise MedcodeError("table icd.examples: no example in the test split; run the demo with more --admissions")
     return row[0], [(gold["s"], gold["c"], gold["d"]) for gold in row[1]]

@@ -63,7 +63,7 @@ def fingerprint(**parts: Any) -> str:
 
 def built(con: "duckdb.DuckDBPyConnection", table: str) -> Built | None:
     """Return how a table was made, or None if it was not."""
-    row = con.execute("SELECT rows, fingerprint FROM made WHERE name = ?", [table]).fetchone()
+    row = one_row(con, "SELECT rows, fingerprint FROM made WHERE name = ?", [table])
     return Built(table, row[0], row[1], skipped=True) if row else None
 
 
@@ -140,5 +140,22 @@ def write_table(
 
 def count_rows(con: "duckdb.DuckDBPyConnection", table: str) -> int:
     """Return a table's number of rows."""
-    row = con.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(row[0]) if row else 0
+    return int(one_value(con, f"SELECT count(*) FROM {table}"))
+
+
+def one_row(
+    con: "duckdb.DuckDBPyConnection", query: str, parameters: list[Any] | dict[str, Any] | None = None
+) -> tuple[Any, ...] | None:
+    """Return a query's first row, or None.
+
+    `fetchone` would leave the result open, and DuckDB 2 refuses other work on the connection until it is read out.
+    """
+    rows = con.execute(query, parameters or []).fetchall()
+    return rows[0] if rows else None
+
+
+def one_value(
+    con: "duckdb.DuckDBPyConnection", query: str, parameters: list[Any] | dict[str, Any] | None = None
+) -> Any:
+    """Return the one value of an aggregate query."""
+    return con.execute(query, parameters or []).fetchall()[0][0]

@@ -81,7 +81,7 @@ def _wrong_type(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path) -
         f'count(*) FILTER ("{name}" IS NOT NULL AND TRY_CAST("{name}" AS {kind}) IS NULL)'
         for name, kind in typed.items()
     )
-    wrong = con.execute(f"SELECT {counts} FROM {_read_csv(path)}").fetchone() or ()
+    wrong = con.execute(f"SELECT {counts} FROM {_read_csv(path)}").fetchall()[0]
     for (name, kind), count in zip(typed.items(), wrong, strict=True):
         if count:
             return MedcodeError(f"{path}: column {name}: {count} values are not {kind}; {DOWNLOAD_AGAIN}")

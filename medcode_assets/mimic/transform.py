@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from medcode_assets.config import DataSettings
 from medcode_assets.mimic.sources import table_specs
-from medcode_assets.warehouse import Built, build_table, fingerprint, inputs
+from medcode_assets.warehouse import Built, build_table, fingerprint, inputs, one_value
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -82,7 +82,6 @@ def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, re
 
 def split_hash(con: "duckdb.DuckDBPyConnection") -> str:
     """Return the sha256 over the sorted (patient, split) pairs, as `subject_id:split` lines."""
-    row = con.execute(
-        "SELECT sha256(string_agg(subject_id || ':' || split, chr(10) ORDER BY subject_id)) FROM splits"
-    ).fetchone()
-    return str(row[0]) if row else ""
+    return str(
+        one_value(con, "SELECT sha256(string_agg(subject_id || ':' || split, chr(10) ORDER BY subject_id)) FROM splits")
+    )

@@ -15,7 +15,7 @@ from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.tokens import build_tokens
-from medcode_assets.warehouse import fingerprint
+from medcode_assets.warehouse import fingerprint, one_value
 from medcode_serving.base_models import resolve_base_model
 
 
@@ -135,7 +135,7 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 f"FROM {table} GROUP BY split ORDER BY examples DESC"
             )
             lengths = con.execute(f"SELECT len(prompt_ids) AS n FROM {table}").fetchnumpy()["n"]
-            shortened = con.execute(f"SELECT count(*) FILTER (truncated) FROM {table}").fetchall()[0][0]
+            shortened = one_value(con, f"SELECT count(*) FILTER (truncated) FROM {table}")
             return dg.MaterializeResult(
                 metadata={
                     **table_metadata(con, built, preview),

@@ -15,13 +15,13 @@ from medcode_assets.config import (
     Settings,
     TrainingSettings,
 )
-from medcode_assets.evaluation.plots import loss_curve, metric_bars
-from medcode_assets.evaluation.report import EvaluationReport
+from medcode_assets.evaluation.plots import engine_bars, loss_curve
+from medcode_assets.evaluation.report import EvaluationReport, collapse_problems, read_report, report_table
 from medcode_assets.launchpad import launch_config, read
 from medcode_assets.metadata import picture
 from medcode_assets.mimic.sources import registered
 from medcode_assets.recipes.bundling import bundle_version, compose_bundle, data_version, provenance, write_codes
-from medcode_assets.recipes.evaluating import evaluate_adapter, evaluation_fingerprint
+from medcode_assets.recipes.evaluating import REPORT, evaluate_adapter, evaluation_fingerprint
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
 from medcode_assets.recipes.fitting import adapter_fingerprint, chosen_base, fit_adapter
 from medcode_assets.recipes.recipe import Recipe
@@ -134,21 +134,37 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
             if not unchanged:
                 evaluate_adapter(con, recipe, base, adapter / "weights", target, made_from, chosen, data)
-        report = EvaluationReport.read(target / "evaluation.json")
+        report = read_report(target / REPORT)
         return dg.MaterializeResult(
             metadata={
-                "results": dg.MetadataValue.md(report.table()),
-                "picture": picture(metric_bars(report), "micro and macro F1 of each engine"),
-                "micro_f1": report.value("adapter", "micro_f1"),
-                "threshold": report.threshold("adapter"),
+                "results": dg.MetadataValue.md(report_table(report)),
+                "picture": picture(engine_bars(report), "micro and macro F1 of each engine"),
+                "micro_f1": report.engine("adapter").metric("micro_f1", "closed"),
+                "threshold": report.engine("adapter").threshold,
                 "unchanged": unchanged,
                 "fingerprint": made_from,
             },
             data_version=dg.DataVersion(made_from),
-            check_results=evaluation_checks(report),
+            check_results=_evaluation_checks(report),
         )
 
     return evaluation
+
+
+def _evaluation_checks(report: EvaluationReport) -> list[dg.AssetCheckResult]:
+    problems = collapse_problems(report, "adapter")
+    scores = {engine.engine: engine.metric("micro_f1", "closed") for engine in report.engines}
+    return [
+        dg.AssetCheckResult(
+            check_name="not_collapsed", passed=not problems, metadata={"problems": "; ".join(problems)}
+        ),
+        dg.AssetCheckResult(
+            check_name="above_baselines",
+            passed=scores["adapter"] == max(scores.values()),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata=scores,
+        ),
+    ]
 
 
 def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
@@ -175,7 +191,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         adapter_facts = required(adapter_folder, f"{recipe.name}/adapter")
         evaluation_folder = home.artifact(recipe.name, partition, "evaluation")
         evaluation_facts = required(evaluation_folder, f"{recipe.name}/evaluation")
-        report = EvaluationReport.read(evaluation_folder / "evaluation.json")
+        report = read_report(evaluation_folder / REPORT)
         with warehouse.connect(partition, read_only=True) as con, tempfile.TemporaryDirectory() as work:
             sealed, unchanged = compose_bundle(
                 home.bundles,
@@ -184,7 +200,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 base=base,
                 prompt=recipe.prompt,
                 decoding=DecodingSettings(**evaluation_facts["decoding"]),
-                threshold=report.threshold("adapter"),
+                threshold=report.engine("adapter").threshold,
                 metrics=report.metrics,
                 data=data_version(con, partition, registered(home.path, partition).release),
                 provenance=provenance(

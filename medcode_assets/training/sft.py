@@ -4,6 +4,7 @@
 `training` of training-config.yaml, one to one.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcode_assets.artifacts import replace_folder
 from medcode_assets.config import LoraSettings, TrainingSettings
 from medcode_assets.training.callbacks import complete_checkpoint, trainer_callbacks
 from medcode_assets.training.collation import collate
+from medcode_assets.training.sampling import length_grouped_sampler
 from medcode_serving.base_models import LocalModel
 from medcode_serving.device import resolve_device
 from medcode_serving.errors import MedcodeError
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import duckdb
     from datasets import Dataset
     from peft import PeftModel
+    from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainingArguments
 
 LogMetrics = Callable[[int, dict[str, float]], None]
@@ -93,7 +97,13 @@ def train_adapter(
     Raises:
         MedcodeError: the loss became NaN or infinite, or the device or a target module is not there.
     """
-    from transformers import Trainer, set_seed
+    from transformers import PrinterCallback, Trainer, set_seed
+
+    class LengthGroupedTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> "Sampler[int]":
+            return length_grouped_sampler(
+                train["length"], training.batch_size * training.gradient_accumulation, training.seed
+            )
 
     set_seed(training.seed)
     device = resolve_device(training.device)
@@ -102,7 +112,7 @@ def train_adapter(
     pad_token_id = model.config.pad_token_id if model.config.pad_token_id is not None else model.config.eos_token_id
     if isinstance(pad_token_id, list):
         pad_token_id = pad_token_id[0]
-    trainer = Trainer(
+    trainer = LengthGroupedTrainer(
         model=model,
         args=_arguments(training, device, checkpoints, logging_steps, len(train)),
         data_collator=partial(collate, pad_token_id=pad_token_id or 0),
@@ -110,6 +120,7 @@ def train_adapter(
         eval_dataset=validation,
         callbacks=trainer_callbacks(result, training.checkpoint_minutes, log),
     )
+    trainer.remove_callback(PrinterCallback)
     checkpoint = complete_checkpoint(checkpoints)
     result.resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -176,8 +187,6 @@ def _arguments(
         seed=training.seed,
         bf16=device == "cuda",
         use_cpu=device == "cpu",
-        train_sampling_strategy="group_by_length",  # little padding in a batch: 3.9 times pad-to-longest
-        length_column_name="length",
         remove_unused_columns=False,
         eval_strategy="epoch",
         prediction_loss_only=True,  # logits over the whole vocabulary are never gathered
@@ -196,20 +205,13 @@ def save_adapter(model: "PeftModel", output: Path, base_id: str) -> None:
     """Write an adapter folder aside and rename it; it names its base by id, never by a path of this machine."""
     aside = output.with_name(f".{output.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    model.peft_config["default"].base_model_name_or_path = base_id
-    model.save_pretrained(str(aside), safe_serialization=True)
+    # "auto" would look the base up on the hub; an adapter of linear layers never holds embeddings.
+    model.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
+    config_file = aside / "adapter_config.json"
+    config = json.loads(config_file.read_text())
+    config_file.write_text(json.dumps({**config, "base_model_name_or_path": base_id}, indent=2, sort_keys=True))
     (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model-card template
     replace_folder(aside, output)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in the place of an earlier one."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def loss_summary(result: TrainingResult) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from medcode_assets.warehouse import Built, built, count_rows, fingerprint, inputs, write_table
+from medcode_assets.warehouse import Built, built, count_rows, fingerprint, inputs, one_value, write_table
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate, encode_completion, encode_prompts
 
@@ -46,7 +46,7 @@ def build_tokens(
         template=template.model_dump(),
         max_prompt_tokens=max_prompt_tokens,
         tokenizer=base_revision,
-        inputs=inputs(con, f"{recipe}.examples", "facts"),
+        inputs=inputs(con, f"{recipe}.examples"),
         version=1,
     )
     earlier = built(con, table)
@@ -105,8 +105,7 @@ def _tokenize(
 
 def longest_example(con: "duckdb.DuckDBPyConnection", recipe: str) -> int:
     """Return the number of tokens of the longest prompt with its completion."""
-    row = con.execute(f"SELECT max(len(prompt_ids) + len(completion_ids)) FROM {recipe}.tokens").fetchone()
-    return int(row[0] or 0) if row else 0
+    return int(one_value(con, f"SELECT coalesce(max(len(prompt_ids) + len(completion_ids)), 0) FROM {recipe}.tokens"))
 
 
 def refuse_too_long(longest: int, positions: int, model_id: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medcode_serving.bundle import file_sha256, refuse_pickles
 from medcode_serving.errors import MedcodeError
@@ -52,7 +53,7 @@ def _from_hub(model_id: str, cache: Path, revision: str | None) -> LocalModel:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.*", "LICENSE*"]
-    wanted = {"repo_id": model_id, "revision": revision, "cache_dir": cache, "allow_patterns": patterns}
+    wanted: dict[str, Any] = {"repo_id": model_id, "revision": revision, "cache_dir": cache, "allow_patterns": patterns}
     try:
         path = _complete_snapshot(Path(snapshot_download(**wanted, local_files_only=True)))
     except HFValidationError:
@@ -71,9 +72,7 @@ def _from_hub(model_id: str, cache: Path, revision: str | None) -> LocalModel:
 def _complete_snapshot(path: Path) -> Path:
     """Return the snapshot if all its weights arrived: a download that was cut off leaves a partial one."""
     index = path / "model.safetensors.index.json"
-    needed = (
-        set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    )
+    needed = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
     if not all((path / name).exists() for name in {"config.json", *needed}):
         raise FileNotFoundError(path)
     return path

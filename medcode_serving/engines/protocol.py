@@ -32,9 +32,7 @@ class Engine(Protocol):
 
     name: str
 
-    def predict(
-        self, notes: Sequence[str], *, on_progress: Callable[[int], None] | None = None
-    ) -> list[Prediction]:
+    def predict(self, notes: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
         """Return one prediction a note, in order; `on_progress` is told how many more notes are done.
 
         Raises:
@@ -43,9 +41,7 @@ class Engine(Protocol):
         ...
 
 
-def above_threshold(
-    prediction: Prediction, threshold: float, top_k: int | None = None
-) -> tuple[ScoredCode, ...]:
+def above_threshold(prediction: Prediction, threshold: float, top_k: int | None = None) -> tuple[ScoredCode, ...]:
     """Return the codes at or above a probability, most probable first, at most `top_k`.
 
     A code without a probability stays and goes last: its engine already decided for it.

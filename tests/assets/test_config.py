@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -25,23 +26,23 @@ def test_file_then_environment_then_flags(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("lora: {rank: 2}", "setting 'lora.rank'"),
-        ("lora: {r: 0}", "setting 'lora.r': Input should be greater than or equal to 1"),
-        ("- a", "expected a mapping of sections, found a list"),
-        ("lora: [", "not YAML at line"),
+        ("lora: {rank: 2}", "lora.rank: no such setting"),
+        ("lora: {r: 0}", "lora.r: Input should be greater than or equal to 1"),
+        ("- a", "not a mapping of sections"),
+        ("lora: [", "not YAML (line 1)"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(content)
-    with pytest.raises(MedcodeError, match=message.replace("[", r"\[")) as error:
+    with pytest.raises(MedcodeError, match=re.escape(message)) as error:
         load_settings(file)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MedcodeError, match=r"nowhere\.yaml: no such file"):
+    with pytest.raises(MedcodeError, match=r"nowhere\.yaml: No such file"):
         load_settings(tmp_path / "nowhere.yaml")
 
 

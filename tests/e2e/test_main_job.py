@@ -77,8 +77,8 @@ def test_mimic_iii_in_upper_case(tmp_path: Path) -> None:
     [
         (["--dataset-version", "mimic-v"], "--dataset-version mimic-v: unknown"),
         (["--dataset-version", "mimic-iii"], "not a complete mimic-iii folder: expected"),
-        (["--dataset-version", "mimic-iv", "--set", "lora.rank=3"], "setting 'lora.rank'"),
-        (["--dataset-version", "mimic-iv", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--dataset-version", "mimic-iv", "--set", "lora.rank=3"], "lora.rank: no such setting"),
+        (["--dataset-version", "mimic-iv", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["--dataset-version", "mimic-iv", "--device", "tpu"], "device"),
         (["--dataset-version", "mimic-iv", "--base-model", "owner/absent"], "owner/absent"),
     ],

@@ -1,0 +1,149 @@
+"""Pictures for the Dagster UI and the report: each function returns a PNG's bytes."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from medcode_assets.evaluation.report import EvaluationReport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, readable with every kind of colour vision.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": True,
+    "legend.framealpha": 1.0,
+    "legend.edgecolor": "none",
+}
+_QUANTILES = (50, 90, 99)
+
+
+def engine_bars(report: EvaluationReport) -> bytes:
+    """Draw micro and macro F1 of every engine side by side, one panel a label space, every bar with its value."""
+    with _figure(width=7.6, height=3.2, columns=2) as (figure, axes):
+        for axis, space in zip(axes, ("open", "closed"), strict=True):
+            _engine_panel(axis, report, space)
+        axes[0].set_ylabel("F1 on test")
+        axes[1].tick_params(labelleft=False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        figure.suptitle(
+            f"{report.documents:,} test documents, {report.codes:,} codes; threshold from validation", fontsize=9, x=0.5
+        )
+        return _png(figure)
+
+
+def loss_curve(points: Sequence[tuple[int, float]], eval_points: Sequence[tuple[int, float]] = ()) -> bytes:
+    """Draw the training loss over optimizer steps, and the validation loss where it was measured.
+
+    Args:
+        points: (step, training loss in nats a token).
+        eval_points: (step, validation loss).
+    """
+    with _figure(width=6.0, height=3.0) as (figure, axes):
+        axis = axes[0]
+        if len(points) > 50:
+            axis.plot(*zip(*points, strict=True), color=_COLOURS[0], alpha=0.25, linewidth=0.8)
+            axis.plot(*zip(*_smoothed(points), strict=True), color=_COLOURS[0], label="training, smoothed")
+        elif points:
+            axis.plot(*zip(*points, strict=True), color=_COLOURS[0], label="training")
+        if eval_points:
+            axis.plot(*zip(*eval_points, strict=True), color=_COLOURS[1], marker="o", markersize=4, label="validation")
+            step, loss = min(eval_points, key=lambda point: point[1])
+            axis.annotate(
+                f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(0, 8), ha="center", color=_COLOURS[1]
+            )
+        axis.set(xlabel="step", ylabel="loss (nats a token)", title="Training loss")
+        axis.set_ylim(bottom=0)
+        axis.margins(x=0.02)
+        if points or eval_points:
+            axis.legend(loc="upper right")
+        return _png(figure)
+
+
+def length_histogram(lengths: Sequence[int], max_tokens: int) -> bytes:
+    """Draw how long the prompts are in tokens, with quantiles, and how many exceed the limit.
+
+    Args:
+        lengths: Tokens of each prompt before it is shortened.
+        max_tokens: Longer prompts are shortened to this.
+    """
+    import numpy as np
+
+    with _figure(width=6.0, height=3.0) as (figure, axes):
+        axis = axes[0]
+        axis.set(xlabel="tokens", ylabel="documents", title="Prompt length")
+        if len(lengths):
+            values = np.asarray(lengths)
+            width = max_tokens / 25  # so that the limit is an edge of a bar
+            bins = np.arange(0, max(values.max(), max_tokens) + width, width).tolist()
+            axis.hist(values[values <= max_tokens], bins=bins, color=_COLOURS[0])
+            axis.hist(values[values > max_tokens], bins=bins, color=_COLOURS[5])
+            share = (values > max_tokens).mean()
+            axis.axvline(max_tokens, color=_COLOURS[5], linewidth=1.2, label=f"limit {max_tokens:,}: {share:.1%} cut")
+            for quantile, style in zip(_QUANTILES, ("-", "--", ":"), strict=True):
+                value = np.percentile(values, quantile)
+                label = "median" if quantile == 50 else f"{quantile}th percentile"
+                axis.axvline(value, color="#333333", linewidth=1, linestyle=style, label=f"{label} {value:,.0f}")
+            axis.legend(loc="upper right", title=f"{len(values):,} documents")
+        return _png(figure)
+
+
+def _engine_panel(axis: "Axes", report: EvaluationReport, space: str) -> None:
+    import numpy as np
+
+    names = [evaluation.engine for evaluation in report.engines]
+    places, width = np.arange(len(names)), 0.38
+    for offset, metric, colour in ((-0.5, "micro_f1", _COLOURS[0]), (0.5, "macro_f1", _COLOURS[1])):
+        values = [evaluation.metric(metric, space) for evaluation in report.engines]
+        bars = axis.bar(places + offset * width, values, width * 0.95, color=colour, label=metric.replace("_f1", " F1"))
+        axis.bar_label(bars, fmt="{:.3f}", fontsize=7.5, padding=1.5)
+    axis.set_xticks(places, [name.replace("_", "\n") for name in names])
+    axis.set_ylim(0, 1.08)
+    axis.set_yticks(np.linspace(0, 1, 6))
+    axis.grid(visible=False, axis="x")
+    axis.set_title(f"{space} label space")
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return the running mean over a fiftieth of the curve, which ends where the curve ends."""
+    import numpy as np
+
+    window = max(len(points) // 50, 2)
+    losses = np.asarray([loss for _, loss in points])
+    means = np.convolve(losses, np.ones(window) / window, mode="valid")
+    return [(step, float(mean)) for (step, _), mean in zip(points[window - 1 :], means, strict=True)]
+
+
+@contextmanager
+def _figure(width: float, height: float, columns: int = 1) -> "Iterator[tuple[Figure, Sequence[Axes]]]":
+    """Give an empty figure of some inches; without pyplot, whose figures live on and are no thread's own."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes: Any = figure.subplots(1, columns, squeeze=False)[0]
+        yield figure, axes
+
+
+def _png(figure: "Figure") -> bytes:
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()

@@ -1,0 +1,73 @@
+"""What an exported file is compared with: the merged model in transformers, fp32."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class LanguageModel(Protocol):
+    """What verification asks of a model, whichever program runs it."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, with the special tokens that the tokenizer adds."""
+        ...
+
+    def greedy(self, prompt: list[int], new_tokens: int) -> list[int]:
+        """Return the greedy continuation, at most `new_tokens` long, its end-of-text token included."""
+        ...
+
+    def log_probabilities(self, tokens: list[int], positions: list[int]) -> "np.ndarray":
+        """Return natural log-probabilities [positions, vocabulary] of the token after each position.
+
+        NaN marks a token whose probability the program does not tell; the unlikeliest ones only.
+        """
+        ...
+
+
+class TransformersModel:
+    """A causal language model in transformers, fp32 on the CPU: from a folder, or from a GGUF file."""
+
+    def __init__(self, path: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        gguf_file = path.name if path.suffix == ".gguf" else None
+        folder = os.fspath(path.parent if gguf_file else path)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file, local_files_only=True)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=gguf_file, dtype=torch.float32, local_files_only=True
+        ).eval()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model can hold at once."""
+        return int(self._model.config.max_position_embeddings)
+
+    def tokenize(self, text: str) -> list[int]:
+        """See `LanguageModel.tokenize`."""
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        return ids
+
+    def greedy(self, prompt: list[int], new_tokens: int) -> list[int]:
+        """See `LanguageModel.greedy`."""
+        import torch
+        from transformers import GenerationConfig
+
+        eos = self._tokenizer.eos_token_id
+        settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=eos)
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            answer = self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        continuation: list[int] = answer[0, len(prompt) :].tolist()
+        return continuation
+
+    def log_probabilities(self, tokens: list[int], positions: list[int]) -> "np.ndarray":
+        """See `LanguageModel.log_probabilities`."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([tokens]), logits_to_keep=torch.tensor(positions)).logits[0]
+        return torch.log_softmax(logits.double(), dim=-1).numpy()

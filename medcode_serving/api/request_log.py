@@ -1,0 +1,62 @@
+"""One line of log a request, and an identity for it; neither text nor query string nor exception text."""
+
+import logging
+import re
+import time
+import traceback
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medcode_serving.api.problems import problem_response
+
+REQUEST_ID_HEADER = "X-Request-ID"
+_GIVEN_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
+
+logger = logging.getLogger(__name__)
+
+
+class RequestLog:
+    """Outermost middleware: request id, `Cache-Control: no-store`, the log line, and a 500 for what nobody foresaw."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status: int | None = None
+
+        async def send_identified(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_identified)
+        except Exception as error:  # noqa: BLE001 - its text may quote the note, so it must not reach the server's log
+            logger.error("request_id=%s %s at %s", request_id, type(error).__name__, _place(error))  # noqa: TRY400
+            if status is None:
+                detail = "medcode failed; its log names the place under this request id"
+                await problem_response(500, "internal", detail, request_id)(scope, receive, send_identified)
+        # The route's pattern, not the path, which may hold anything.
+        route = getattr(scope.get("route"), "path", "(unknown)")
+        milliseconds = (time.perf_counter() - start) * 1000
+        logger.info("request_id=%s %s %s %s %.1f ms", request_id, scope["method"], route, status, milliseconds)
+
+
+def _place(error: BaseException) -> str:
+    """Return the files and lines that an exception passed, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))

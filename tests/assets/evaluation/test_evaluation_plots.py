@@ -1,0 +1,50 @@
+import pytest
+
+from medcode_assets.evaluation.plots import engine_bars, length_histogram, loss_curve
+from medcode_assets.evaluation.report import EngineEvaluation, EvaluationReport
+from medcode_serving.bundle import Metric
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def evaluation(name: str) -> EngineEvaluation:
+    metrics = tuple(
+        Metric(name=metric, value=0.5, engine=name, split="test", label_space=space)
+        for metric in ("micro_f1", "macro_f1")
+        for space in ("open", "closed")
+    )
+    return EngineEvaluation(
+        engine=name,
+        threshold=0.4,
+        metrics=metrics,
+        validation_metrics=(),
+        mean_predicted_codes=3,
+        distinct_answers=9,
+        documents_without_codes=0,
+        truncated=0,
+        dropped=0,
+        seconds=1,
+    )
+
+
+def test_bars_of_several_engines():
+    report = EvaluationReport(
+        documents=4,
+        validation_documents=4,
+        codes=6,
+        unseen_codes=0,
+        mean_gold_codes=5.2,
+        engines=tuple(map(evaluation, ("adapter", "base_model", "frequency_prior"))),
+    )
+    assert engine_bars(report).startswith(PNG)
+
+
+@pytest.mark.parametrize("points", [[], [(1, 2.0)], [(step, 1 / step) for step in range(1, 200)]])
+def test_loss_curves_of_any_length(points):
+    assert loss_curve(points).startswith(PNG)
+    assert loss_curve(points, eval_points=[(1, 1.5)]).startswith(PNG)
+
+
+@pytest.mark.parametrize("lengths", [[], [5], [10, 20, 4000]])
+def test_length_histograms(lengths):
+    assert length_histogram(lengths, max_tokens=1024).startswith(PNG)

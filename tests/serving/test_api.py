@@ -1,0 +1,229 @@
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from medcode_serving.api import create_app
+from medcode_serving.predictor import load_predictor
+from medcode_serving.settings import InferenceSettings, load_inference_settings
+from tests.serving.conftest import NOTES
+from tests.serving.test_documents import HELLO, make_pdf
+
+MARKER = "Zylophrastia-4711"
+"""Stands in notes; must come out nowhere."""
+
+
+def start(app) -> tuple[httpx.Client, "object"]:
+    """Run an application under a real uvicorn."""
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.02)
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+    return httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60), stop
+
+
+def settings_for(home: Path, **flags) -> InferenceSettings:
+    return load_inference_settings(
+        None, **{"model.home": str(home), "device": "cpu", "api.max_body_bytes": 100_000} | flags
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(home: Path) -> InferenceSettings:
+    return settings_for(home, **{"documents.max_bytes": 50_000})
+
+
+@pytest.fixture(scope="module")
+def client(settings: InferenceSettings) -> Iterator[httpx.Client]:
+    client, stop = start(create_app(settings))
+    with client:
+        yield client
+    stop()
+
+
+def problem(response: httpx.Response, status: int, kind: str) -> dict:
+    """Check the form of a problem document and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    assert body["type"] == f"urn:medcode:problem:{kind}"
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["title"] and body["detail"] and body["instance"].endswith(body["request_id"])
+    assert MARKER not in response.text
+    return body
+
+
+def test_health_and_model(client: httpx.Client, home: Path) -> None:
+    health = client.get("/health").json()
+    assert health["status"] == "ok"
+    assert health["model_loaded"] is True
+    assert isinstance(health["gpu_available"], bool)
+    card = client.get("/model").json()
+    assert (card["recipe"], card["version"], card["data_version"]) == ("icd", "v1", "tiny")
+    assert card["split_hash"] == "1" * 64
+    assert card["metrics"][0]["name"] == "micro_f1"
+
+
+def test_the_api_answers_what_the_predictor_answers(client: httpx.Client, settings: InferenceSettings) -> None:
+    direct = load_predictor(settings).predict(NOTES[0]).model_dump(mode="json")
+    response = client.post("/predict", json={"text": NOTES[0]})
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-store"
+    answer = response.json()
+    assert answer["processing_time_ms"] > 0
+    for one in (direct, answer):
+        del one["processing_time_ms"]
+    assert answer == direct
+    assert answer["codes"]
+    assert answer["model"] == {"recipe": "icd", "version": "v1", "base_model": direct["model"]["base_model"]}
+
+
+def test_threshold_and_top_k(client: httpx.Client) -> None:
+    every = client.post("/predict", json={"text": NOTES[3], "threshold": 0}).json()["codes"]
+    values = [code["probability"] for code in every]
+    assert values == sorted(values, reverse=True)
+    assert client.post("/predict", json={"text": NOTES[3], "threshold": 1}).json()["codes"] == []
+    assert client.post("/predict", json={"text": NOTES[3], "top_k": 1}).json()["codes"] == every[:1]
+
+
+def test_pdf(client: httpx.Client) -> None:
+    text = client.post("/predict", json={"text": "Type 2 diabetes", "top_k": 2}).json()
+    response = client.post("/predict/pdf", files={"file": ("note.pdf", HELLO)}, data={"top_k": "2"})
+    assert response.status_code == 200
+    assert response.json()["codes"] == text["codes"]
+    assert response.headers["cache-control"] == "no-store"
+
+
+def test_documents_that_give_no_text(client: httpx.Client) -> None:
+    def send(data: bytes) -> httpx.Response:
+        return client.post("/predict/pdf", files={"file": (f"{MARKER}.pdf", data)})
+
+    problem(send(MARKER.encode()), 415, "not_a_pdf")
+    problem(send(make_pdf(b"")), 422, "no_text")
+    problem(send(HELLO[:200]), 422, "malformed")
+    problem(send(HELLO + bytes(60_000)), 413, "too_big")
+    problem(
+        client.post("/predict/pdf", files={"file": ("x.pdf", HELLO)}, data={"top_k": MARKER}), 422, "invalid_request"
+    )
+    problem(client.post("/predict/pdf", data={"text": MARKER}), 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'"' + MARKER.encode() + b'"',
+        b'{"text": "' + MARKER.encode(),
+        json.dumps({"text": [MARKER]}).encode(),
+        json.dumps({"txt": MARKER}).encode(),
+        json.dumps({"text": "fever", MARKER: 1}).encode(),
+        json.dumps({"text": MARKER, "threshold": MARKER}).encode(),
+        json.dumps({"text": MARKER, "threshold": 2}).encode(),
+        json.dumps({"text": MARKER, "threshold": float("nan")}).encode(),
+        json.dumps({"text": MARKER, "top_k": 0}).encode(),
+        b'{"text": " \\n\\t "}',
+        b'{"text": ""}',
+        b'{"text": "\\ud800 ' + MARKER.encode() + b'"}',
+        b'{"text": "\xff' + MARKER.encode() + b'"}',
+    ],
+)
+def test_bad_requests_are_explained_and_not_quoted(client: httpx.Client, body: bytes) -> None:
+    response = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    if response.status_code == 400:  # bytes that are no text at all
+        problem(response, 400, "http_400")
+        return
+    errors = problem(response, 422, "invalid_request")["errors"]
+    assert errors
+    assert all(set(error) == {"loc", "msg", "type"} for error in errors)
+
+
+def test_other_errors_are_problems_too(client: httpx.Client) -> None:
+    problem(client.get(f"/{MARKER}"), 404, "http_404")
+    problem(client.get(f"/predict?text={MARKER}"), 405, "http_405")
+    problem(client.post("/predict", json={"text": MARKER * 10_000}), 413, "http_413")
+    chunks = (f'"{MARKER}",'.encode() * 1000 for _ in range(20))  # a body that does not tell its length
+    problem(client.post("/predict", content=chunks), 413, "http_413")
+
+
+def test_a_request_id_is_kept_if_it_is_one(client: httpx.Client) -> None:
+    assert client.get("/health", headers={"x-request-id": "abcd-1234-efgh"}).headers["x-request-id"] == "abcd-1234-efgh"
+    assert client.get("/health", headers={"x-request-id": "a b\tc" * 9}).headers["x-request-id"] != "a b\tc" * 9
+
+
+def test_the_description_has_examples_and_problems(client: httpx.Client) -> None:
+    spec = client.get("/openapi.json").json()
+    responses = spec["paths"]["/predict"]["post"]["responses"]
+    assert set(responses) == {"200", "413", "422", "500", "503"}
+    assert list(responses["422"]["content"]) == ["application/problem+json"]
+    assert {"Problem", "InvalidField"} <= set(spec["components"]["schemas"])
+    assert spec["components"]["schemas"]["PredictionRequest"]["examples"]
+
+
+def test_without_a_bundle_it_starts_and_says_why(tmp_path: Path) -> None:
+    client, stop = start(create_app(settings_for(tmp_path)))
+    with client:
+        health = client.get("/health").json()
+        assert health["model_loaded"] is False
+        assert "no bundle of recipe 'icd' is published" in health["reason"]
+        assert "medcode run" in problem(client.post("/predict", json={"text": "fever"}), 503, "no_model")["detail"]
+        problem(client.get("/model"), 503, "no_model")
+        problem(client.post("/predict/pdf", files={"file": ("x.pdf", HELLO)}), 503, "no_model")
+    stop()
+
+
+def test_notes_reach_no_log_even_when_the_engine_breaks(home: Path, caplog: pytest.LogCaptureFixture, capfd) -> None:
+    class Broken:
+        name = "broken"
+
+        def predict(self, notes, *, on_progress=None):
+            raise RuntimeError(f"cannot read {notes[0]}")
+
+    def broken(settings: InferenceSettings):
+        predictor = load_predictor(settings)
+        predictor.engine = Broken()
+        return predictor
+
+    caplog.set_level(logging.DEBUG)
+    client, stop = start(create_app(settings_for(home), predictor_factory=broken))
+    with client:
+        response = client.post(f"/predict?q={MARKER}", json={"text": MARKER})
+        body = problem(response, 500, "internal")
+        client.get(f"/{MARKER}")
+    stop()
+    server_side = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    logged = "\n".join(logging.Formatter().format(record) for record in server_side)
+    assert body["request_id"] in logged
+    assert "RuntimeError at" in logged
+    assert "POST /predict 500" in logged
+    assert MARKER not in logged
+    assert MARKER not in "".join(capfd.readouterr())
+
+
+def test_notes_reach_no_log_when_all_is_well(client: httpx.Client, caplog: pytest.LogCaptureFixture, capfd) -> None:
+    caplog.set_level(logging.DEBUG)
+    client.post("/predict", json={"text": f"{MARKER} and diabetes"})
+    client.post("/predict/pdf", files={"file": (f"{MARKER}.pdf", make_pdf(f"BT /F 9 Tf ({MARKER}) Tj ET".encode()))})
+    server_side = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    logged = "\n".join(logging.Formatter().format(record) for record in server_side)
+    assert "POST /predict 200" in logged
+    assert "POST /predict/pdf 200" in logged
+    assert MARKER not in logged
+    assert MARKER not in "".join(capfd.readouterr())

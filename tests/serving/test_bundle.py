@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from medcode_serving.bundle import latest_bundle, latest_version, open_bundle, publish, write_bundle
+from medcode_serving.errors import MedcodeError
+from medcode_serving.settings import load_inference_settings
+
+
+def test_what_is_written_is_read(make_bundle, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    assert open_bundle(bundle.path).manifest == bundle.manifest
+    assert "codes.parquet" in bundle.manifest.files
+
+
+def test_a_version_is_written_once(make_bundle, tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with pytest.raises(MedcodeError, match="immutable"):
+        make_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["codes.parquet", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"])
+def test_a_changed_byte_is_found(make_bundle, tmp_path: Path, file: str) -> None:
+    path = make_bundle(tmp_path).path
+    data = bytearray((path / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / file).write_bytes(data)
+    with pytest.raises(MedcodeError, match=f"{Path(file).name}: changed"):
+        open_bundle(path)
+
+
+def test_missing_and_foreign_files_are_found(make_bundle, tmp_path: Path) -> None:
+    path = make_bundle(tmp_path).path
+    (path / "adapter" / "extra.py").write_text("")
+    with pytest.raises(MedcodeError, match="extra.py: not part"):
+        open_bundle(path)
+    (path / "adapter" / "extra.py").unlink()
+    (path / "codes.parquet").unlink()
+    with pytest.raises(MedcodeError, match="codes.parquet: missing"):
+        open_bundle(path)
+
+
+def test_a_gguf_may_be_added(make_bundle, tmp_path: Path) -> None:
+    path = make_bundle(tmp_path).path
+    (path / "gguf").mkdir()
+    (path / "gguf" / "model.gguf").write_bytes(b"GGUF")
+    assert open_bundle(path)
+
+
+def test_a_newer_schema_is_refused(make_bundle, tmp_path: Path) -> None:
+    path = make_bundle(tmp_path).path
+    manifest = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps(manifest | {"schema_version": 2}))
+    with pytest.raises(MedcodeError, match="schema_version"):
+        open_bundle(path)
+    (path / "bundle.json").write_text(json.dumps(manifest | {"threshold": 7}))
+    with pytest.raises(MedcodeError, match="threshold"):
+        open_bundle(path)
+    (path / "bundle.json").write_text("{")
+    with pytest.raises(MedcodeError, match="not JSON"):
+        open_bundle(path)
+
+
+def test_pickles_are_refused_and_nothing_is_left(make_bundle, adapter, tmp_path: Path) -> None:
+    import shutil
+
+    manifest = make_bundle(tmp_path / "source").manifest
+    unsafe = tmp_path / "unsafe"
+    shutil.copytree(adapter, unsafe)
+    (unsafe / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(MedcodeError, match="safetensors"):
+        write_bundle(tmp_path / "root", manifest, adapter=unsafe, codes=tmp_path / "codes.parquet")
+    with pytest.raises(FileNotFoundError):
+        write_bundle(tmp_path / "root", manifest, adapter=adapter, codes=tmp_path / "no-codes.parquet")
+    assert list((tmp_path / "root" / "icd").iterdir()) == []
+
+
+def test_latest_names_the_published_one(make_bundle, tmp_path: Path) -> None:
+    with pytest.raises(MedcodeError, match="no bundle of recipe 'icd' is published"):
+        latest_version(tmp_path, "icd")
+    first, second = make_bundle(tmp_path, "v1"), make_bundle(tmp_path, "v2")
+    publish(first)
+    assert latest_bundle(tmp_path, "icd").manifest.version == "v1"
+    publish(second)
+    assert latest_bundle(tmp_path, "icd").manifest.version == "v2"
+    assert sorted(file.name for file in (tmp_path / "icd").iterdir()) == ["LATEST", "v1", "v2"]
+
+
+def test_a_base_model_that_changed_is_refused(make_bundle, base_model, tmp_path: Path, monkeypatch) -> None:
+    from medcode_serving.predictor import load_predictor
+
+    bundle = make_bundle(tmp_path)
+    manifest = json.loads((bundle.path / "bundle.json").read_text())
+    manifest["base_model"]["revision"] = "0" * 64
+    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(MedcodeError, match="revision"):
+        load_predictor(load_inference_settings(None, **{"model.bundle": str(bundle.path), "device": "cpu"}))
