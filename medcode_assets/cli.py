@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,8 @@ def main() -> None:
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Libraries warning their own authors: transformers of its own names, for one.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
     except MedcodeError as error:

@@ -39,7 +39,8 @@ def run_stage(
     require_assets_extra()
     version = find_version(mimic_dir, release, name)
     materialize_version(stage, home, version, settings, drop_existing=drop_existing)
-    print_evaluation(home, version.name)
+    if stage in ("evaluate", "export", "run"):
+        print_evaluation(home, version.name)
     typer.echo(f"\nDagster UI: medcode ui{_output_dir_flag(home)}")
     if stage in ("run", "export"):
         typer.echo(f"Serve it:   medcode serve{_output_dir_flag(home)}")

@@ -9,10 +9,11 @@ what the adapter adds is visible.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,28 @@ AFFIRMED_COUNTS = ((1, 2, 3, 4, 5, 6, 7), (10, 18, 22, 20, 14, 10, 6))
 DISTRACTOR_COUNTS = ((0, 1, 2, 3, 4), (12, 25, 30, 22, 11))
 # Flat, unlike the notes' own: rare conditions must be learnt here.
 PRETRAINING_OFFSET = 25.0
-INLINE_SHARE = 0.15
 AGAIN_SHARE = 0.15
 
 
 def generate_pretraining_documents(
-    seed: int, official: Sequence[tuple[str, str]] = ()
+    seed: int, official: Sequence[tuple[str, str]] = (), *, easy: int = 0
 ) -> Iterator[PretrainingDocument]:
-    """Documents without end; the same `seed` and `official` (code, title) rows give the same documents.
+    """Documents without end; the same arguments give the same documents.
 
-    Most are cases, with codes beside their mentions or in an index at the end; the rest are glossaries of the
-    concepts and, where `official` is given, rows of the code tables.
+    Most are cases with an index of what they affirm or with a coded copy of themselves; the rest are glossaries of
+    the concepts and, where `official` is given, rows of (code, title) tables. Over the first `easy` documents the
+    cases grow from one or two conditions to their full size: finding things in a text is learnt on short ones.
     """
     rng = random.Random(f"pretraining {seed}")
-    kinds: tuple[Callable[[random.Random], PretrainingDocument], ...] = (_write_case, _write_glossary)
-    weights = [78, 16]
-    while True:
-        kind = rng.choices((*kinds, None), (*weights, 6 if official else 0))[0]
-        yield kind(rng) if kind else _write_official(rng, official)
+    for number in count():
+        ease = max(0.0, 1.0 - number / easy) if easy else 0.0
+        kind = rng.choices(("index", "copy", "glossary", "official"), (62, 20, 14, 4 if official else 0))[0]
+        if kind == "glossary":
+            yield _write_glossary(rng)
+        elif kind == "official":
+            yield _write_official(rng, official)
+        else:
+            yield _write_case(rng, ease, copied=kind == "copy")
 
 
 def load_official_titles() -> tuple[tuple[str, str], ...]:
@@ -115,24 +120,26 @@ def _describe(pattern: str, concept: Concept, rng: random.Random, name: str = ""
     return pattern.format(name=name or first, name2=second, code=code, title=title)
 
 
-def _write_case(rng: random.Random) -> PretrainingDocument:
-    """A short record; its affirmed conditions have their code beside them or in an index at the end."""
+def _write_case(rng: random.Random, ease: float, *, copied: bool) -> PretrainingDocument:
+    """A short record, then an index of its affirmed conditions or (`copied`) itself with their codes beside them."""
     templates, concepts = load_pretraining_templates(), load_concepts()
     writer = NoteWriter(templates, rng, rng.choice("MF"), rng.randint(20, 90))
-    count, extra = draw_count(rng, AFFIRMED_COUNTS), draw_count(rng, DISTRACTOR_COUNTS)
+    most = 1 + round((1 - ease) * 6)
+    wanted = min(draw_count(rng, AFFIRMED_COUNTS), most)
+    others_wanted = min(draw_count(rng, DISTRACTOR_COUNTS), most)
     # Mixed before they are dealt, so that the more frequent ones are not always the affirmed ones.
-    drawn = draw_concepts(rng, concepts, count + extra, PRETRAINING_OFFSET)
+    drawn = draw_concepts(rng, concepts, wanted + others_wanted, PRETRAINING_OFFSET)
     shuffled = rng.sample(drawn, len(drawn))
-    affirmed, others = shuffled[:count], shuffled[count:]
-    inline = rng.random() < INLINE_SHARE
+    affirmed, others = shuffled[:wanted], shuffled[wanted:]
     names = {concept.icd10: writer.mention(concept) for concept in drawn}
-    shown = {c.icd10: f"{names[c.icd10]} ({c.icd10})" if inline else names[c.icd10] for c in affirmed}
-    text = _arrange(writer, affirmed, others, {**names, **shown})
+    start = rng.getstate()
+    text = _arrange(writer, affirmed, others, names)
+    if copied:
+        rng.setstate(start)  # the same choices again: only the codes differ
+        coded = {concept.icd10: f"{names[concept.icd10]} ({concept.icd10})" for concept in affirmed}
+        return PretrainingDocument(text + "\n\nWith codes:\n\n", _arrange(writer, affirmed, others, {**names, **coded}))
     if rng.random() < AGAIN_SHARE:
-        concept = rng.choice(affirmed)
-        text += "\n\n" + writer.fill("again", names[concept.icd10] if inline else writer.mention(concept))
-    if inline:
-        return PretrainingDocument(text, "")
+        text += "\n\n" + writer.fill("again", writer.mention(rng.choice(affirmed)))
     index = rng.choice(templates["indexes"])
     items = [_describe(index["item"], concept, rng, name=names[concept.icd10]) for concept in affirmed]
     return PretrainingDocument(f"{text}\n\n{index['heading']}\n", index["separator"].join(items))

@@ -235,8 +235,8 @@ def _known_argmax(found: "np.ndarray") -> "np.ndarray":
 def _largest_difference(expected: "np.ndarray", found: "np.ndarray") -> float:
     import numpy as np
 
-    likely = expected > np.log(1e-3)
-    return float(np.abs(expected - found)[likely].max())
+    told = (expected > np.log(1e-3)) & np.isfinite(found)
+    return float(np.abs(expected - found)[told].max(initial=0.0))
 
 
 def _report(

@@ -25,9 +25,11 @@ from medcode_assets.corpora.pretraining_text import (
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
     from transformers import Qwen2ForCausalLM
 
 MODEL_CARD_FILE = Path(__file__).with_name("embedded_model_card.md")
+BATCHES_SORTED = 8
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"  # ids 0 and 1; there is no BOS, as in Qwen2
 
 # Qwen2's pre-tokenizer, character for character: GGUF export names it `qwen2` by this expression.
@@ -49,13 +51,14 @@ class PretrainingSettings:
     heads: int = 4
     key_value_heads: int = 2
     steps: int = 1500
-    rows: int = 2  # a step
-    row_tokens: int = 512
+    batch: int = 16  # documents a step
+    longest: int = 512  # tokens of a document; what is longer is cut
+    easy: float = 0.4  # share of the steps over which cases grow to full size
     learning_rate: float = 2e-3
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
     # Free text cannot be foreseen (which disease comes next?) and would drown what can: it counts less.
-    text_weight: float = 0.25
+    text_weight: float = 0.1
 
 
 def build_embedded_model(
@@ -77,11 +80,12 @@ def build_embedded_model(
     official = load_official_titles() if official is None else official
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    documents = generate_pretraining_documents(seed, official)
-    sample = (document.text + document.index for document in islice(documents, settings.tokenizer_documents))
-    tokenizer = train_tokenizer(sample, settings.vocabulary)
+    sample = islice(generate_pretraining_documents(seed + 1, official), settings.tokenizer_documents)
+    tokenizer = train_tokenizer((document.text + document.index for document in sample), settings.vocabulary)
+    easy = int(settings.easy * settings.steps * settings.batch)
+    documents = generate_pretraining_documents(seed, official, easy=easy)
     model = create_model(settings)
-    loss = pretrain(model, pack_rows(tokenizer, documents, settings), settings)
+    loss = pretrain(model, batch_documents(tokenizer, documents, settings), settings)
 
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -143,28 +147,34 @@ def create_model(settings: PretrainingSettings) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def pack_rows(
-    tokenizer: Tokenizer, documents: Iterable[PretrainingDocument], settings: PretrainingSettings
-) -> Iterator[tuple[list[int], list[float]]]:
-    """Rows of exactly `row_tokens` ids with a loss weight each: documents in a line, each with its end."""
-    length = settings.row_tokens
+def batch_documents(
+    tokenizer: Tokenizer, documents: Iterator[PretrainingDocument], settings: PretrainingSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (ids, loss weights), both [documents, longest], one document a row, padded on the right.
+
+    Rows are not packed: a document is looked up in itself only, as a note is when it is coded.
+    """
+    import torch
+
     end: list[int] = tokenizer.encode(END_OF_TEXT).ids  # one id
-    ids: list[int] = []
-    weights: list[float] = []
-    for document in documents:
-        text = tokenizer.encode(document.text).ids
-        index = tokenizer.encode(document.index).ids + end
-        ids += text + index
-        weights += [settings.text_weight] * len(text) + [1.0] * len(index)
-        while len(ids) >= length:
-            yield ids[:length], weights[:length]
-            ids, weights = ids[length:], weights[length:]
+    padding = tokenizer.token_to_id(PAD)
+    while window := list(islice(documents, settings.batch * BATCHES_SORTED)):
+        rows = []
+        for document in window:
+            text, index = tokenizer.encode(document.text).ids, tokenizer.encode(document.index).ids + end
+            weights = [settings.text_weight] * len(text) + [1.0] * len(index)
+            rows.append(((text + index)[: settings.longest], weights[: settings.longest]))
+        rows.sort(key=lambda row: len(row[0]))  # like lengths together: little padding
+        batches = [rows[start : start + settings.batch] for start in range(0, len(rows), settings.batch)]
+        for place in torch.randperm(len(batches)).tolist():
+            width = max(len(ids) for ids, _ in batches[place])
+            ids = [ids + [padding] * (width - len(ids)) for ids, _ in batches[place]]
+            weights = [weight + [0.0] * (width - len(weight)) for _, weight in batches[place]]
+            yield torch.tensor(ids), torch.tensor(weights)
 
 
-def pretrain(
-    model: Qwen2ForCausalLM, rows: Iterator[tuple[list[int], list[float]]], settings: PretrainingSettings
-) -> float:
-    """Train on `settings.steps` batches of [rows, row_tokens] ids; returns the last 50 steps' mean loss."""
+def pretrain(model: Qwen2ForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], settings: PretrainingSettings) -> float:
+    """Train on `settings.steps` batches of `batch_documents`; returns the last 50 steps' mean loss."""
     import torch
     from tqdm import tqdm
 
@@ -177,9 +187,8 @@ def pretrain(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
-        batch = list(islice(rows, settings.rows))
-        ids = torch.tensor([row for row, _ in batch])
-        weights = torch.tensor([weight for _, weight in batch])[:, 1:]
+        ids, weights = next(batches)
+        weights = weights[:, 1:]
         logits = model(input_ids=ids).logits[:, :-1]
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (each * weights.flatten()).sum() / weights.sum()

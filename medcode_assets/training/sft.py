@@ -60,11 +60,11 @@ def training_data(con: "duckdb.DuckDBPyConnection", recipe: str, split: str, lim
     """
     from datasets import Dataset
 
-    table = con.execute(
+    table = con.sql(
         "SELECT prompt_ids, completion_ids, CAST(len(prompt_ids) + len(completion_ids) AS INTEGER) AS length "
         f"FROM {recipe}.tokens WHERE split = ? ORDER BY md5(CAST(example_id AS VARCHAR)), example_id "
         + (f"LIMIT {limit}" if limit else ""),
-        [split],
+        params=[split],
     ).to_arrow_table()
     return Dataset(table)
 

@@ -78,7 +78,7 @@ def _batches(reader: "duckdb.DuckDBPyConnection", recipe: str) -> "Iterator[pa.R
         f"SELECT example_id, split, note, answer FROM {recipe}.examples JOIN {recipe}.notes USING (example_id) "
         "WHERE len(answer) > 0"
     )
-    yield from reader.execute(query).to_arrow_reader(BATCH)
+    yield from reader.sql(query).to_arrow_reader(BATCH)
 
 
 def _tokenize(

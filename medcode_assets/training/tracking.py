@@ -1,5 +1,6 @@
 """Settings and metrics of a training to MLflow: numbers only, never text."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ def tracked_run(
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from mlflow import MlflowClient
 
+    for name in ("mlflow", "alembic"):  # they announce every migration of a new store
+        logging.getLogger(name).setLevel(logging.WARNING)
     folder = (home / "mlruns").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
