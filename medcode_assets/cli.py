@@ -188,4 +188,7 @@ def _serving_flags(
 def _inference_settings(config: Path | None, flags: dict[str, Any]) -> Any:
     from medcode_serving.settings import load_inference_settings
 
+    committed = Path(__file__).resolve().parent.parent / "config" / "inference-config.yaml"
+    if config is None and committed.exists():  # a checkout; an installed package has the same defaults in code
+        config = committed
     return load_inference_settings(config, **flags)

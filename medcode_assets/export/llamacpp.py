@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TOLD_TOKENS = 512
-"""Likeliest tokens whose probabilities one request asks for; the rest of the vocabulary is lumped together. The server
+"""Likeliest tokens whose probabilities one request asks for; the rest is judged by its mass. The server
 takes 30 µs for each, so that the embedded model's 2,048 would take 64 ms a position, of which 5 ms are the model."""
 
 _TIMEOUT_SECONDS = 600

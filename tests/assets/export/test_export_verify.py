@@ -122,11 +122,17 @@ def test_divergence_by_hand():
     assert divergence(expected, found) == pytest.approx([0.0, by_hand])
 
 
-def test_untold_probabilities_are_lumped_and_an_untold_row_is_nan():
+def test_a_divergence_over_some_tokens_is_a_lower_bound_that_still_sees_lost_mass():
     expected = np.log([[0.5, 0.3, 0.2]])
-    told_one = np.array([[math.log(0.6), np.nan, np.nan]])
-    by_hand = 0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)
-    assert divergence(expected, told_one) == pytest.approx([by_hand])
+    lumped = np.array([[math.log(0.6), np.nan, np.nan]])
+    assert divergence(expected, lumped) == pytest.approx([0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)])
+    found = np.log([[0.45, 0.35, 0.2]])
+    untold = np.where([[True, True, False]], found, np.nan)
+    assert divergence(expected, untold) == pytest.approx(divergence(expected, found))  # the rest has equal mass
+    rounded = untold - 1e-5
+    assert divergence(expected, rounded) == pytest.approx(divergence(expected, untold), rel=1e-6)
+    elsewhere = np.array([[np.nan, np.nan, math.log(0.99)]])
+    assert divergence(expected, elsewhere)[0] > 1
     assert math.isnan(divergence(expected, np.full((1, 3), np.nan))[0])
 
 

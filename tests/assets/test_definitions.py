@@ -1,0 +1,77 @@
+"""The graph as Dagster sees it."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from medcode_assets.config import Settings
+from medcode_assets.definitions import build_definitions
+from medcode_assets.launchpad import SECTIONS, launch_config, read, run_config
+from medcode_serving.errors import MedcodeError
+
+ROOT = Path(__file__).parents[2]
+RAW = ["patients", "admissions", "diagnoses_icd", "procedures_icd", "d_icd_diagnoses", "d_icd_procedures", "notes"]
+RECIPE = ["examples", "base_model", "tokens", "adapter", "evaluation", "bundle", "gguf"]
+
+
+def test_every_asset_of_the_main_job_is_there(tmp_path: Path) -> None:
+    definitions = build_definitions(tmp_path, Settings())
+    dg.Definitions.validate_loadable(definitions)
+    keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+    assert keys == {
+        *(f"raw/{table}" for table in RAW),
+        *(f"mimic/{step}" for step in ("cohort", "facts", "splits")),
+        *(f"icd/{step}" for step in RECIPE),
+    }
+
+
+def test_all_assets_share_the_partitions_of_mimic_versions(tmp_path: Path) -> None:
+    graph = build_definitions(tmp_path, Settings()).resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        assert graph.get(key).partitions_def == dg.DynamicPartitionsDefinition(name="mimic_versions")
+
+
+def test_correctness_checks_block_and_ambition_only_warns(tmp_path: Path) -> None:
+    graph = build_definitions(tmp_path, Settings()).resolve_asset_graph()
+    blocking = {key.name: graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
+    assert blocking == {
+        "no_patient_in_two_splits": True,
+        "not_collapsed": True,
+        "above_baselines": False,
+        "answers_like_the_merged_model": True,
+    }
+
+
+def test_the_launchpad_has_every_setting_with_its_description() -> None:
+    settings = Settings(lora={"r": 5})
+    config_class = launch_config("adapter", settings)
+    lora = config_class.model_fields["lora"].annotation
+    assert lora().r == 5
+    assert {name: info.description for name, info in lora.model_fields.items()} == {
+        name: info.description for name, info in type(settings.lora).model_fields.items()
+    }
+
+
+def test_a_launchpad_value_out_of_bounds_is_refused() -> None:
+    config = launch_config("adapter", Settings())(lora={"r": 0})
+    with pytest.raises(MedcodeError, match=r"setting lora\.r: Input should be greater than or equal to 1"):
+        read(config, "lora", type(Settings().lora))
+
+
+def test_run_config_fits_the_assets(tmp_path: Path) -> None:
+    definitions = build_definitions(tmp_path, Settings())
+    keys = definitions.resolve_asset_graph().get_all_asset_keys()
+    config = run_config(keys, Settings(), drop_existing=True)
+    assert set(config["ops"]) == {"__".join(key.path) for key in keys}
+    assert dg.validate_run_config(definitions.resolve_job_def("icd"), config)
+    assert {section for sections in SECTIONS.values() for section in sections} == set(Settings.model_fields)
+
+
+def test_the_two_instance_files_agree() -> None:
+    """The one in the root adds paths; the packaged one is used below MEDCODE_HOME."""
+    root = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    packaged = yaml.safe_load((ROOT / "medcode_assets" / "dagster.yaml").read_text())
+    assert {key: root[key] for key in packaged} == packaged
+    assert set(root) - set(packaged) == {"storage", "local_artifact_storage", "compute_logs"}

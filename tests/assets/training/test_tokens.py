@@ -1,0 +1,83 @@
+"""Tokens with the embedded model's own tokenizer, over a warehouse of three notes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from medcode_assets.training.tokens import build_tokens, longest_example, refuse_too_long
+from medcode_assets.warehouse import Built, build_table, open_warehouse
+from medcode_serving.base_models import resolve_base_model
+from medcode_serving.errors import MedcodeError
+from medcode_serving.prompts import PromptTemplate
+
+if TYPE_CHECKING:
+    import duckdb
+    from transformers import PreTrainedTokenizerBase
+
+LONG = "The patient was seen and examined. " * 100
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve_base_model("embedded", tmp_path_factory.mktemp("cache")).path)
+
+
+@pytest.fixture
+def con(tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        con.execute("CREATE SCHEMA r")
+        rows = f"(1, 'train', 'HTN.', ['I10', 'E11.9']), (2, 'test', '{LONG}', ['I10']), (3, 'test', 'x', [])"
+        build_table(
+            con, "r.examples", f"SELECT id AS example_id, split, answer FROM (VALUES {rows}) v(id, split, note, answer)", "1"
+        )
+        con.execute(f"CREATE VIEW r.notes AS SELECT id AS example_id, note FROM (VALUES {rows}) v(id, split, note, answer)")
+        yield con
+
+
+def tokenize(con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase", limit: int = 64) -> Built:
+    return build_tokens(con, "r", tokenizer, PromptTemplate(), max_prompt_tokens=limit, base_revision="rev")
+
+
+def test_tokens_are_the_prompt_and_its_completion(
+    con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    assert tokenize(con, tokenizer).rows == 2  # the example without an answer has none
+    prompt, completion, truncated = con.execute(
+        "SELECT prompt_ids, completion_ids, truncated FROM r.tokens WHERE example_id = 1"
+    ).fetchall()[0]
+    assert tokenizer.decode(prompt) == "Predict the medical codes for the following text: HTN.\n\nCodes:"
+    assert tokenizer.decode(completion[:-1]) == " I10, E11.9"
+    assert completion[-1] == tokenizer.eos_token_id
+    assert not truncated
+
+
+def test_a_long_note_keeps_instruction_and_header(
+    con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    tokenize(con, tokenizer)
+    prompt, truncated = con.execute("SELECT prompt_ids, truncated FROM r.tokens WHERE example_id = 2").fetchall()[0]
+    text = tokenizer.decode(prompt)
+    assert truncated
+    assert 60 <= len(prompt) <= 64
+    assert text.startswith("Predict the medical codes for the following text: The patient")
+    assert text.endswith("\n\nCodes:")
+
+
+def test_unchanged_tokens_are_skipped(con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase") -> None:
+    assert not tokenize(con, tokenizer).skipped
+    assert tokenize(con, tokenizer).skipped
+    assert not tokenize(con, tokenizer, limit=65).skipped
+
+
+def test_an_example_beyond_the_models_positions_is_refused(
+    con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    tokenize(con, tokenizer)
+    longest = longest_example(con, "r")
+    refuse_too_long(longest, longest, "m")
+    with pytest.raises(MedcodeError, match=r"lower data\.max_prompt_tokens by 5 or more"):
+        refuse_too_long(longest, longest - 5, "m")
