@@ -169,13 +169,15 @@ def favour_copying(model: Qwen2ForCausalLM, settings: PretrainingSettings) -> No
                 attention.q_proj.weight[queries] = basis[:width]
                 attention.v_proj.weight[keys] = basis[width:]
                 attention.o_proj.weight[:, queries] = basis[width:].T
-        # Biases alone, turned by the rotary embedding's angle of one position, score highest at distance one.
-        first, half = model.model.layers[0].self_attn, width // 2
-        angles = 10000.0 ** (-torch.arange(half) / half)
-        previous = slice((group - 1) * width, group * width)
-        first.q_proj.weight[previous] *= 0.1
-        first.k_proj.bias[:half] = 2.0
-        first.q_proj.bias[previous] = 2.0 * torch.cat([torch.cos(angles), -torch.sin(angles)])
+        # Biases alone, turned by the rotary embedding's angle of one position, score highest at distance one;
+        # only the fast angles tell neighbours apart.
+        first, half, fast = model.model.layers[0].self_attn, width // 2, width // 8
+        angles = 10000.0 ** (-torch.arange(fast) / half)
+        previous = (group - 1) * width
+        first.q_proj.weight[previous : previous + width] *= 0.1
+        first.k_proj.bias[:fast] = 5.0
+        first.q_proj.bias[previous : previous + fast] = 5.0 * torch.cos(angles)
+        first.q_proj.bias[previous + half : previous + half + fast] = -5.0 * torch.sin(angles)
 
 
 def batch_documents(
