@@ -1,5 +1,6 @@
 """The `medcode` command. Heavy imports happen inside the commands: `medcode --help` answers at once."""
 
+import atexit
 import os
 import sys
 import warnings
@@ -57,7 +58,20 @@ def main() -> None:
         app()
     except MedcodeError as error:
         typer.echo(f"medcode: {error}", err=True)
-        sys.exit(USER_MISTAKE)
+        _leave(USER_MISTAKE)
+    except SystemExit as leaving:
+        _leave(leaving.code if isinstance(leaving.code, int) else 0)
+
+
+def _leave(code: int) -> None:
+    """End the process after its exit handlers, without tearing the interpreter down.
+
+    With torch and Dagster loaded, DuckDB's bindings outlive the teardown and print forty lines about leaks.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _stage_command(stage: str, purpose: str) -> None:

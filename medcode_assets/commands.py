@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medcode_assets.config import Settings, load_settings, parse_assignments
+from medcode_assets.config import PROJECT, Settings, load_settings, parse_assignments
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -98,8 +98,9 @@ def start_ui(home: Path, host: str, port: int, config: Path | None) -> None:
     with open_instance(home):
         folder = dagster_home(home)
     typer.echo(f"Dagster UI: http://{host}:{port} (instance {folder}); stop it with Ctrl-C")
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "medcode_assets.definitions", "-h", host, "-p", str(port)]
-    process = subprocess.Popen(command)
+    workspace = PROJECT / "workspace.yaml"
+    location = ["-w", str(workspace)] if workspace.exists() else ["-m", "medcode_assets.definitions"]
+    process = subprocess.Popen([sys.executable, "-m", "dagster", "dev", *location, "-h", host, "-p", str(port)])
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()

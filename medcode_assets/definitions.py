@@ -38,7 +38,11 @@ def build_definitions(
             *mimic_assets(settings),
             *(asset for recipe in RECIPES for asset in recipe_assets(recipe, settings)),
         ],
-        jobs=[dg.define_asset_job("icd", selection=dg.AssetSelection.groups("raw", "mimic", "icd"), partitions_def=MIMIC_VERSIONS)],
+        jobs=[
+            dg.define_asset_job(
+                "icd", selection=dg.AssetSelection.groups("raw", "mimic", "icd"), partitions_def=MIMIC_VERSIONS
+            )
+        ],
         resources={
             "home": Home(folder=str(home)),
             "warehouse": Warehouse(database=str(home / "warehouse")),

@@ -1,6 +1,6 @@
 """Settings as Dagster config, so that the launchpad shows every field with its default and description."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -10,6 +10,7 @@ from medcode_assets.config import Settings
 from medcode_serving.errors import MedcodeError
 
 Section = TypeVar("Section", bound=BaseModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "raw": (),
@@ -27,26 +28,34 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """Which sections of training-config.yaml each asset reads; `raw` stands for every raw table."""
 
 
-def launch_config(asset: str, settings: Settings) -> Any:
-    """Return an asset's Dagster config class: the sections that it reads, the settings' values as defaults.
+class LaunchConfig(dg.Config):
+    """What every asset's config has; `launch_config` adds the sections that an asset reads."""
 
-    Every class has `drop_existing` besides: make the asset anew even if nothing changed.
-    """
-    fields: dict[str, Any] = {
-        "drop_existing": (bool, Field(default=False, description="Make it anew even if nothing changed."))
-    }
+    drop_existing: bool = Field(default=False, description="Make it anew even if nothing changed.")
+
+
+def launched_with(asset: str, settings: Settings) -> Callable[[Function], Function]:
+    """Give an asset's function the config class that `launch_config` makes; the settings are its defaults."""
+
+    def annotate(function: Function) -> Function:
+        function.__annotations__["config"] = launch_config(asset, settings)
+        return function
+
+    return annotate
+
+
+def launch_config(asset: str, settings: Settings) -> type[LaunchConfig]:
+    """Return an asset's config class: the sections that it reads, with the settings' values as defaults."""
+    fields: dict[str, Any] = {}
     for section in SECTIONS[asset]:
         values = getattr(settings, section)
-        section_class = create_model(
-            type(values).__name__,
-            __base__=dg.Config,
-            **{
-                field: (info.annotation, Field(default=getattr(values, field), description=info.description))
-                for field, info in type(values).model_fields.items()
-            },
-        )
+        section_fields: dict[str, Any] = {
+            field: (info.annotation, Field(default=getattr(values, field), description=info.description))
+            for field, info in type(values).model_fields.items()
+        }
+        section_class = create_model(type(values).__name__, __base__=dg.Config, **section_fields)
         fields[section] = (section_class, section_class())
-    return create_model(f"{asset.title().replace('_', '')}Config", __base__=dg.Config, **fields)
+    return create_model(f"{asset.title().replace('_', '')}Config", __base__=LaunchConfig, **fields)
 
 
 def read(config: dg.Config, section: str, model: type[Section]) -> Section:

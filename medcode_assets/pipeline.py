@@ -93,7 +93,7 @@ def materialize(
     definitions = build_definitions(home, settings)
     assets = sorted(
         AssetSelection.from_string(STAGES[stage]).resolve(definitions.resolve_asset_graph()),
-        key=lambda key: key.path,
+        key=lambda key: key.to_user_string(),
     )
     config = run_config(assets, settings, drop_existing=drop_existing)
     # The console logger prints tracebacks; the terminal logger prints a line an asset.

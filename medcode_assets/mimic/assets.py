@@ -3,7 +3,7 @@
 import dagster as dg
 
 from medcode_assets.config import DataSettings, Settings
-from medcode_assets.launchpad import launch_config, read
+from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import table_metadata
 from medcode_assets.mimic.load import load_table
 from medcode_assets.mimic.sources import find_files, registered, table_specs
@@ -22,8 +22,6 @@ def mimic_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 
 def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
-    config_class = launch_config("raw", settings)
-
     @dg.asset(
         key=["raw", table],
         group_name="raw",
@@ -33,9 +31,10 @@ def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
         description=f"MIMIC's table `{table_specs('mimic-iv')[table].file}` (or MIMIC-III's "
         f"`{table_specs('mimic-iii')[table].file}`) with declared types; reloaded when the file's sha256 changes.",
     )
+    @launched_with("raw", settings)
     def raw_table(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
@@ -57,9 +56,6 @@ def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
 
 
 def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
-    cohort_config = launch_config("cohort", settings)
-    facts_config = launch_config("facts", settings)
-    splits_config = launch_config("splits", settings)
 
     @dg.asset(
         key=["mimic", "cohort"],
@@ -69,9 +65,10 @@ def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
         kinds={"duckdb", "sql"},
         code_version="1",
     )
+    @launched_with("cohort", settings)
     def cohort(
         context: dg.AssetExecutionContext,
-        config: cohort_config,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
@@ -95,9 +92,10 @@ def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
         kinds={"duckdb", "sql"},
         code_version="1",
     )
+    @launched_with("facts", settings)
     def facts(
         context: dg.AssetExecutionContext,
-        config: facts_config,
+        config: LaunchConfig,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
         """One row an admission: patient, text of its discharge notes, codes with system and rank."""
@@ -128,9 +126,10 @@ def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
             )
         ],
     )
+    @launched_with("splits", settings)
     def splits(
         context: dg.AssetExecutionContext,
-        config: splits_config,
+        config: LaunchConfig,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
         """Patients to train, validation and test, 80/10/10 by `data.seed`."""

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from medcode_assets.artifacts import making, required
 from medcode_assets.config import DataSettings, ModelSettings, Settings
 from medcode_assets.evaluation.plots import length_histogram
-from medcode_assets.launchpad import launch_config, read
+from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture, table_metadata
 from medcode_assets.progress import advance
 from medcode_assets.recipes.recipe import Recipe
@@ -21,7 +21,6 @@ from medcode_serving.base_models import resolve_base_model
 
 def examples_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """Which codes are asked, and the answer to each note."""
-    config_class = launch_config("examples", settings)
 
     @dg.asset(
         key=[recipe.name, "examples"],
@@ -31,9 +30,10 @@ def examples_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         kinds={"duckdb", "sql"},
         code_version="1",
     )
+    @launched_with("examples", settings)
     def examples(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
         """Codes of the task (`labels`), and for each admission its gold codes and the answer that training teaches."""
@@ -62,7 +62,6 @@ def examples_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
 
 def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """Which base model is fine-tuned, and where its files are."""
-    config_class = launch_config("base_model", settings)
 
     @dg.asset(
         key=[recipe.name, "base_model"],
@@ -71,7 +70,8 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         code_version="1",
     )
-    def base_model(context: dg.AssetExecutionContext, config: config_class, home: Home) -> dg.MaterializeResult:
+    @launched_with("base_model", settings)
+    def base_model(context: dg.AssetExecutionContext, config: LaunchConfig, home: Home) -> dg.MaterializeResult:
         """The base model: the embedded one, a local folder, or a Hugging Face id, downloaded once."""
         model = read(config, "model", ModelSettings)
         local = resolve_base_model(model.base, home.base_models, revision=model.revision)
@@ -94,7 +94,6 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
 
 def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """Examples as token ids, back in DuckDB."""
-    config_class = launch_config("tokens", settings)
 
     @dg.asset(
         key=[recipe.name, "tokens"],
@@ -104,9 +103,10 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         kinds={"duckdb", "huggingface"},
         code_version="1",
     )
+    @launched_with("tokens", settings)
     def tokens(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
@@ -134,7 +134,7 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "count(*) FILTER (truncated) AS shortened "
                 f"FROM {table} GROUP BY split ORDER BY examples DESC"
             )
-            lengths = con.execute(f"SELECT len(prompt_ids) AS n FROM {table}").fetchnumpy()["n"]
+            lengths = con.execute(f"SELECT len(prompt_ids) AS n FROM {table}").fetchnumpy()["n"].tolist()
             shortened = one_value(con, f"SELECT count(*) FILTER (truncated) FROM {table}")
             return dg.MaterializeResult(
                 metadata={

@@ -114,7 +114,8 @@ def labelled_notes(con: "duckdb.DuckDBPyConnection", recipe: str, split: str, li
         f"""
         WITH chosen AS (
             SELECT example_id, gold FROM {recipe}.examples WHERE split = ?
-            ORDER BY md5(CAST(example_id AS VARCHAR)), example_id LIMIT CASE WHEN ? = 0 THEN 9223372036854775807 ELSE ? END
+            ORDER BY md5(CAST(example_id AS VARCHAR)), example_id
+            LIMIT CASE WHEN ? = 0 THEN 9223372036854775807 ELSE ? END
         ),
         coded AS (
             SELECT example_id, list((system, code) ORDER BY label) AS gold

@@ -17,7 +17,7 @@ from medcode_assets.config import (
 )
 from medcode_assets.evaluation.plots import engine_bars, loss_curve
 from medcode_assets.evaluation.report import EvaluationReport, collapse_problems, read_report, report_table
-from medcode_assets.launchpad import launch_config, read
+from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture
 from medcode_assets.mimic.sources import registered
 from medcode_assets.recipes.bundling import bundle_version, compose_bundle, data_version, provenance, write_codes
@@ -35,7 +35,6 @@ COMPUTE = "compute"
 
 def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """The LoRA adapter."""
-    config_class = launch_config("adapter", settings)
 
     @dg.asset(
         key=[recipe.name, "adapter"],
@@ -46,9 +45,10 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         pool=COMPUTE,
         code_version="1",
     )
+    @launched_with("adapter", settings)
     def adapter(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
@@ -90,7 +90,6 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
 
 def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """The adapter measured beside its baselines."""
-    config_class = launch_config("evaluation", settings)
     key = dg.AssetKey([recipe.name, "evaluation"])
 
     @dg.asset(
@@ -115,9 +114,10 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             ),
         ],
     )
+    @launched_with("evaluation", settings)
     def evaluation(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
@@ -169,7 +169,6 @@ def _evaluation_checks(report: EvaluationReport) -> list[dg.AssetCheckResult]:
 
 def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """The published bundle."""
-    config_class = launch_config("bundle", settings)
 
     @dg.asset(
         key=[recipe.name, "bundle"],
@@ -178,9 +177,10 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         deps=[[recipe.name, "evaluation"]],
         code_version="1",
     )
+    @launched_with("bundle", settings)
     def bundle(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
@@ -229,7 +229,6 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
 
 def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     """The merged model as one GGUF file."""
-    config_class = launch_config("gguf", settings)
     key = dg.AssetKey([recipe.name, "gguf"])
 
     @dg.asset(
@@ -248,9 +247,10 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             )
         ],
     )
+    @launched_with("gguf", settings)
     def gguf(
         context: dg.AssetExecutionContext,
-        config: config_class,
+        config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:

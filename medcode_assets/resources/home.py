@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 
-class Home(dg.ConfigurableResource):  # type: ignore[type-arg]
+class Home(dg.ConfigurableResource):
     """MEDCODE_HOME and what lies where in it."""
 
     folder: str = Field(description="MEDCODE_HOME: warehouse, artifacts, bundles, base models, mlruns.")

@@ -33,7 +33,7 @@ def trainer_callbacks(
     from transformers import TrainerCallback
 
     class Losses(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
             for name, points in (("loss", result.losses), ("eval_loss", result.validation_losses)):
                 if name in numbers:
@@ -53,7 +53,7 @@ def trainer_callbacks(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update(state.global_step - self.bar.n)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if "loss" in logs:
                 self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 

@@ -11,8 +11,8 @@ def length_grouped_sampler(lengths: Sequence[int], batch_size: int, seed: int) -
     """Return a sampler whose order depends on nothing but seed and epoch.
 
     Little padding in a batch makes training about four times as fast as padding all notes to the longest.
-    transformers' own sampler draws from the global random state, so that a training that goes on in the middle of an epoch
-    sees another order than the one it left: some examples twice, others never.
+    transformers' own sampler draws from the global random state, so that a training that goes on in the middle of an
+    epoch sees another order than the one it left: some examples twice, others never.
     """
     import torch
     from torch.utils.data import Sampler

@@ -160,7 +160,7 @@ def adapted_model(base: LocalModel, lora: LoraSettings, device: str, training: T
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)
     except ValueError:
         raise MedcodeError(
             f"lora.target_modules {lora.target_modules}: no such layers in base model {base.id!r}; use [all-linear]"

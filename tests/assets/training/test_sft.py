@@ -30,7 +30,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     folder = tmp_path_factory.mktemp("base")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=64, eos_token_id=1, pad_token_id=0, **sizes, **heads)).save_pretrained(folder)
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=64, eos_token_id=1, pad_token_id=0, **sizes, **heads)).save_pretrained(
+        folder
+    )
     return LocalModel("owner/tiny", folder, folder_revision(folder))
 
 

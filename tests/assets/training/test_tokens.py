@@ -32,9 +32,14 @@ def con(tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
         con.execute("CREATE SCHEMA r")
         rows = f"(1, 'train', 'HTN.', ['I10', 'E11.9']), (2, 'test', '{LONG}', ['I10']), (3, 'test', 'x', [])"
         build_table(
-            con, "r.examples", f"SELECT id AS example_id, split, answer FROM (VALUES {rows}) v(id, split, note, answer)", "1"
+            con,
+            "r.examples",
+            f"SELECT id AS example_id, split, answer FROM (VALUES {rows}) v(id, split, note, answer)",
+            "1",
         )
-        con.execute(f"CREATE VIEW r.notes AS SELECT id AS example_id, note FROM (VALUES {rows}) v(id, split, note, answer)")
+        con.execute(
+            f"CREATE VIEW r.notes AS SELECT id AS example_id, note FROM (VALUES {rows}) v(id, split, note, answer)"
+        )
         yield con
 
 
