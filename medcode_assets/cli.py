@@ -120,6 +120,14 @@ _stage_command("evaluate", "`train`, and the adapter measured beside the baselin
 _stage_command("export", "`evaluate`, publish the bundle, and write its GGUF file.")
 
 
+InferenceConfig = Annotated[
+    Path | None, typer.Option("--config", help="Inference settings; config/inference-config.yaml if not given.")
+]
+UseLitellm = Annotated[
+    bool, typer.Option("--use-litellm", help="Ask the OpenAI-compatible server of section `remote`.")
+]
+
+
 @app.command()
 def register(mimic_dir: MimicDir, dataset_version: Release, name: Name = None, output_dir: OutputDir = None) -> None:
     """Register a MIMIC folder as a version (a partition), for materializing in the Dagster UI."""
@@ -153,12 +161,10 @@ def ui(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Inference settings; config/inference-config.yaml.")] = None,
+    config: InferenceConfig = None,
     output_dir: OutputDir = None,
     device: Device = None,
-    use_litellm: Annotated[
-        bool, typer.Option("--use-litellm", help="Ask the OpenAI-compatible server of section `remote`.")
-    ] = False,
+    use_litellm: UseLitellm = False,
 ) -> None:
     """Serve the latest published bundle over HTTP."""
     from medcode_serving.api.server import serve as serve_api
@@ -173,12 +179,10 @@ def predict(
     pdf: Annotated[Path | None, typer.Option(help="A PDF with a text layer.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file.")] = None,
     output: Annotated[Path | None, typer.Option(help="File for the JSON answer; stdout if not given.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Inference settings; config/inference-config.yaml.")] = None,
+    config: InferenceConfig = None,
     output_dir: OutputDir = None,
     device: Device = None,
-    use_litellm: Annotated[
-        bool, typer.Option("--use-litellm", help="Ask the OpenAI-compatible server of section `remote`.")
-    ] = False,
+    use_litellm: UseLitellm = False,
 ) -> None:
     """Predict the codes of one note with the latest published bundle, without a server."""
     from medcode_assets.commands import predict_once

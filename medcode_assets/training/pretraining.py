@@ -271,13 +271,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, settings: PretrainingSet
 
 def write_model_card(folder: Path, settings: PretrainingSettings, seed: int, loss: float) -> None:
     """README.md: what the model is, what it was trained on and how to rebuild it."""
-    tokens = settings.steps * settings.rows * settings.row_tokens
-    numbers = {
-        **asdict(settings),
-        "seed": seed,
-        "loss": f"{loss:.3f}",
-        "tokens": f"{tokens / 1e6:.1f} million",
-    }
+    documents = f"{settings.steps * settings.batch:,}"
+    numbers = {**asdict(settings), "seed": seed, "loss": f"{loss:.3f}", "documents": documents}
     (folder / "README.md").write_text(MODEL_CARD_FILE.read_text(encoding="utf-8").format(**numbers), encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from medcode_serving.bundle import (
     write_bundle,
 )
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
+from tests import tiny
 
 CODES = [
     ("icd10cm", "E11", "Type 2 diabetes mellitus"),
@@ -49,42 +50,10 @@ def vocabulary() -> Vocabulary:
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 of a few thousand weights with a byte-level BPE tokenizer like Qwen2's."""
-    import torch
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    split = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(split), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(NOTES, trainer)
     path = tmp_path_factory.mktemp("base")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(path)
-    torch.manual_seed(7)
-    config = Qwen2Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.5,  # so that random weights prefer some tokens clearly
-        tie_word_embeddings=True,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(path)
+    vocabulary = tiny.write_tokenizer(path, NOTES, 400)
+    # Far from zero, so that random weights prefer some tokens clearly.
+    tiny.qwen2(vocabulary, seed=7, initializer_range=0.5).save_pretrained(path)
     return path
 
 

@@ -1,5 +1,6 @@
 """The pretraining text: shippable, free of the fine-tuning task, codes only beside what is affirmed."""
 
+import re
 from itertools import islice
 
 import pytest
@@ -25,7 +26,7 @@ def test_never_shows_the_fine_tuning_task(documents):
         whole = document.text + document.index
         assert "Predict the medical codes" not in whole
         assert "Codes:" not in whole
-        assert "I10, " not in document.index  # the completion's separator
+        assert not re.match(r" ?[A-Z]\d\d\S*, [A-Z]\d", document.index)  # the completion's form
 
 
 def test_holds_no_note_of_the_demo_and_shares_no_long_passage(documents):
@@ -55,6 +56,21 @@ def test_an_index_lists_affirmed_conditions_only(documents):
                 assert any(m.lower() in document.text.lower() for m in codes[code].mentions)
             checked += 1
     assert checked > 100
+
+
+def test_a_coded_copy_differs_from_its_original_by_the_codes_alone(documents):
+    copies = [d for d in documents if d.text.endswith("With codes:\n\n")]
+    assert len(copies) > 300
+    for document in copies:
+        original = document.text.removesuffix("\n\nWith codes:\n\n")
+        assert document.index != original
+        assert re.sub(r" \(([A-Z]\d\w(\.\w+)?|\w{7})\)", "", document.index) == original
+
+
+def test_cases_start_short_where_asked():
+    easy = [len(d.text) for d in islice(generate_pretraining_documents(7, easy=10_000), 200) if d.text]
+    full = [len(d.text) for d in islice(generate_pretraining_documents(7), 200) if d.text]
+    assert sum(easy) / len(easy) < 0.6 * sum(full) / len(full)
 
 
 def test_official_titles_cover_four_tables():

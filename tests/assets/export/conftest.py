@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from tests import tiny
+
 # "(J" becomes one token, which a GPT-2 splitting rule would cut in two.
 TEXT = "Predict the medical codes for the following text: patient with pneumonia (J18.9).\n\nCodes: I10, J18.9"
 VOCABULARY = 384
@@ -28,48 +26,20 @@ def one_thread():
 
 
 def write_tokenizer(folder: Path) -> None:
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 32, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet
-    )
-    tokenizer.train_from_iterator([TEXT] * 3, trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    ).save_pretrained(folder)
+    tiny.write_tokenizer(folder, [TEXT] * 3, VOCABULARY - 32, pad_token=tiny.END)
 
 
 def qwen2(tied: bool = True):
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(1)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
+    return tiny.qwen2(
+        VOCABULARY,
+        seed=1,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=tied,
-        eos_token_id=0,
-        bos_token_id=None,
         initializer_range=0.1,
         rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
     )
-    return Qwen2ForCausalLM(config)
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,11 @@ from medcode_assets.corpora.pretraining_text import generate_pretraining_documen
 from medcode_assets.training.pretraining import (
     QWEN2_SPLIT,
     PretrainingSettings,
+    batch_documents,
     build_embedded_model,
+    create_model,
+    favour_copying,
     learning_rate_at,
-    pack_rows,
     train_tokenizer,
 )
 
@@ -29,8 +31,8 @@ MICRO = PretrainingSettings(
     heads=2,
     key_value_heads=1,
     steps=4,
-    rows=2,
-    row_tokens=64,
+    batch=2,
+    longest=64,
 )
 TEXTS = ["chest pain, HR 112", "HTN (I10); T2DM: E11.9", " two  spaces\n\n___ 38.5°C \t naïve β", "5A1D70Z 250.00"]
 
@@ -57,12 +59,27 @@ def test_the_same_seed_gives_the_same_files(micro, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
 
 
-def test_rows_are_full_and_weigh_text_less_than_index():
-    documents = list(islice(generate_pretraining_documents(1), 50))
+def test_batches_hold_whole_documents_and_weigh_text_less_than_index():
+    documents = list(islice(generate_pretraining_documents(1), 40))
     tokenizer = train_tokenizer((d.text + d.index for d in documents), 320)
-    rows = list(pack_rows(tokenizer, documents, MICRO))
-    assert rows and all(len(ids) == len(weights) == MICRO.row_tokens for ids, weights in rows)
-    assert {weight for _, weights in rows for weight in weights} == {MICRO.text_weight, 1.0}
+    seen = set()
+    for ids, weights in batch_documents(tokenizer, iter(documents), MICRO):
+        assert ids.shape == weights.shape and ids.shape[1] <= MICRO.longest
+        assert ((ids == 1) == (weights == 0)).all()  # padding, and nothing else, is free
+        seen |= set(weights.unique().tolist())
+    assert seen <= {0.0, pytest.approx(MICRO.text_weight), 1.0}
+
+
+def test_the_starting_circuit_finds_what_followed_a_token_earlier():
+    settings = PretrainingSettings(layers=2)
+    torch.manual_seed(0)
+    model = create_model(settings)
+    favour_copying(model, settings)
+    model.set_attn_implementation("eager")
+    once = torch.randint(2, settings.vocabulary, (1, 30))
+    attentions = model(input_ids=torch.cat([once, once], 1), output_attentions=True).attentions
+    assert attentions[0][0, 1].diagonal(-1).mean() > 0.7  # the token before
+    assert attentions[1][0, 1].diagonal(-29).mean() > 0.2  # the token after the same token's first occurrence
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

@@ -9,6 +9,7 @@ from medcode_assets.training.collation import IGNORED, collate
 from medcode_assets.training.sft import TrainingResult, train_adapter
 from medcode_serving.base_models import LocalModel, folder_revision
 from medcode_serving.errors import MedcodeError
+from tests import tiny
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.1)
 EXAMPLES = [
@@ -23,16 +24,8 @@ def training(**changes: object) -> TrainingSettings:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("base")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=64, eos_token_id=1, pad_token_id=0, **sizes, **heads)).save_pretrained(
-        folder
-    )
+    tiny.qwen2(64, seed=0, eos_token_id=1, pad_token_id=0).save_pretrained(folder)
     return LocalModel("owner/tiny", folder, folder_revision(folder))
 
 
