@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from medcode_serving.errors import MedcodeError
 
@@ -24,12 +25,14 @@ def making(target: Path, made_from: str) -> Iterator[tuple[Path, dict[str, Any]]
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    (aside / SEAL).write_text(json.dumps({**facts, "fingerprint": made_from}, indent=2))
+    # The fingerprint says what it came from; the seal says which making this is: a repeated one may differ in bits.
+    facts = {**facts, "fingerprint": made_from, "seal": f"{made_from[:12]}-{uuid4().hex[:12]}"}
+    (aside / SEAL).write_text(json.dumps(facts, indent=2))
     replace_folder(aside, target)
 
 
 def made(target: Path) -> dict[str, Any] | None:
-    """Return the facts of a sealed artifact with its `fingerprint`, or None if there is none."""
+    """Return the facts of a sealed artifact with its `fingerprint` and `seal`, or None if there is none."""
     try:
         facts: dict[str, Any] = json.loads((target / SEAL).read_text())
     except FileNotFoundError:

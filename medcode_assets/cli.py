@@ -21,6 +21,8 @@ app = typer.Typer(
 
 USER_MISTAKE = 2
 """Exit code for whatever the user can mend."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 MimicDir = Annotated[Path, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")]
 Release = Annotated[str, typer.Option("--dataset-version", help="Release: mimic-iii or mimic-iv.")]
@@ -61,6 +63,12 @@ def main() -> None:
         _leave(USER_MISTAKE)
     except SystemExit as leaving:
         _leave(leaving.code if isinstance(leaving.code, int) else 0)
+    except BaseException as error:
+        # Dagster turns Ctrl-C into an exception of its own, outside Exception.
+        if not isinstance(error, KeyboardInterrupt) and type(error).__name__ != "DagsterExecutionInterruptedError":
+            raise
+        typer.echo("medcode: interrupted; the same command goes on from here", err=True)
+        _leave(INTERRUPTED)
 
 
 def _leave(code: int) -> None:

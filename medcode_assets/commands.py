@@ -125,6 +125,8 @@ def predict_once(
     """
     from medcode_serving.predictor import load_predictor
 
+    if output is not None and not output.parent.is_dir():
+        raise MedcodeError(f"--output {output}: there is no folder {output.parent}")
     note = _read_note(settings, text, pdf, file)
     answer = load_predictor(settings).predict(note).model_dump(mode="json")
     rendered = json.dumps(answer, indent=2)
@@ -149,8 +151,8 @@ def _read_note(settings: "InferenceSettings", text: str | None, pdf: Path | None
         else:
             assert pdf is not None
             note = pdf_to_text(pdf.read_bytes(), settings.documents)
-    except FileNotFoundError:
-        raise MedcodeError(f"{pdf or file}: no such file") from None
+    except OSError as error:
+        raise MedcodeError(f"{pdf or file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise MedcodeError(f"{file}: not a text file in UTF-8; for a PDF use --pdf") from None
     if not note.strip():

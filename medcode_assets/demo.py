@@ -21,6 +21,8 @@ from medcode_assets.config import load_settings
 from medcode_serving.errors import MedcodeError
 
 PARTITION = "demo"
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""For this machine only: a proxy named in the environment would be asked for 127.0.0.1, too."""
 
 
 def run_demo(home: Path, *, admissions: int) -> None:
@@ -35,8 +37,8 @@ def run_demo(home: Path, *, admissions: int) -> None:
     typer.echo(f"Synthetic MIMIC-IV, {admissions} admissions: {folder}", err=True)
     materialize_version("run", home, MimicVersion(PARTITION, "mimic-iv", str(folder)), settings)
     print_evaluation(home, PARTITION)
-    note, gold = test_note(home)
-    with serving(home) as address:
+    note, gold = unseen_note(home)
+    with serving(home, demo_bundle(home)) as address:
         answer = post_json(f"{address}/predict", {"text": note})
     print_prediction(note, gold, answer)
     typer.echo(
@@ -47,7 +49,13 @@ def run_demo(home: Path, *, admissions: int) -> None:
     )
 
 
-def test_note(home: Path) -> tuple[str, list[tuple[str, str, str | None]]]:
+def demo_bundle(home: Path) -> Path:
+    """Return the newest bundle of the demo; LATEST may name one of real data by now."""
+    folders = [path.parent for path in (home / "bundles" / "icd").glob(f"{PARTITION}-*/bundle.json")]
+    return max(folders, key=lambda folder: folder.stat().st_mtime)
+
+
+def unseen_note(home: Path) -> tuple[str, list[tuple[str, str, str | None]]]:
     """Return the first note of the demo's test split and its gold codes as (system, code, description)."""
     from medcode_assets.warehouse import one_row, open_warehouse
 
@@ -64,13 +72,13 @@ def test_note(home: Path) -> tuple[str, list[tuple[str, str, str | None]]]:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[str]:
-    """Run `medcode serve` on a free port of this machine; give its address; stop it again."""
+def serving(home: Path, bundle: Path) -> Iterator[str]:
+    """Run `medcode serve` for a bundle on a free port of this machine; give its address; stop it again."""
     port = _free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "medcode_assets", "serve", "--port", str(port), "--output-dir", str(home)],
         stdout=subprocess.DEVNULL,
-        env=dict(os.environ),
+        env={**os.environ, "MEDCODE_SERVE_MODEL__BUNDLE": str(bundle)},
     )
     try:
         _wait_until_loaded(f"http://127.0.0.1:{port}", process)
@@ -86,7 +94,7 @@ def _wait_until_loaded(address: str, process: "subprocess.Popen[bytes]", seconds
         if process.poll() is not None:
             raise MedcodeError(f"the API ended with exit code {process.returncode}; see its message above")
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5) as response:
+            with LOCAL.open(f"{address}/health", timeout=5) as response:
                 if json.load(response)["model_loaded"]:
                     return
         except (urllib.error.URLError, ConnectionError):
@@ -100,7 +108,7 @@ def post_json(address: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(
         address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=120) as response:
+    with LOCAL.open(request, timeout=120) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
 

@@ -21,7 +21,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "base_model": ("model",),
     "tokens": ("data",),
     "adapter": ("lora", "training", "logging"),
-    "evaluation": ("evaluation", "data"),
+    "evaluation": ("evaluation",),
     "bundle": (),
     "gguf": ("export",),
 }

@@ -51,7 +51,7 @@ def open_warehouse(
                 con.execute("CREATE SCHEMA IF NOT EXISTS raw")
                 con.execute(
                     "CREATE TABLE IF NOT EXISTS made (name VARCHAR PRIMARY KEY, fingerprint VARCHAR, "
-                    "rows BIGINT, made_at TIMESTAMPTZ)"
+                    "rows BIGINT, made_at TIMESTAMPTZ, settings JSON)"
                 )
             yield con
 
@@ -87,6 +87,7 @@ def build_table(
     made_from: str,
     *,
     parameters: dict[str, Any] | None = None,
+    recorded: dict[str, Any] | None = None,
     rebuild: bool = False,
     compression: str = "auto",
     check: Callable[[int], None] | None = None,
@@ -99,6 +100,7 @@ def build_table(
         select: The query; `$name` stands for a parameter.
         made_from: Fingerprint of all that goes into the table.
         parameters: Values of the query's parameters.
+        recorded: Kept beside the fingerprint, for provenance; the parameters if not given.
         rebuild: Make it anew even if nothing changed.
         compression: DuckDB's method for the columns; `zstd` for tables of long text halves the time to write and the
             size (193 MB of notes: 1.9 s and 69 MB).
@@ -112,7 +114,7 @@ def build_table(
         con.execute(f"SET force_compression = '{compression}'")
         con.execute(f"CREATE OR REPLACE TABLE {table} AS {select}", parameters or {})
 
-    return write_table(con, table, made_from, create, check=check)
+    return write_table(con, table, made_from, create, recorded=recorded or parameters, check=check)
 
 
 def write_table(
@@ -121,6 +123,7 @@ def write_table(
     made_from: str,
     create: Callable[[], None],
     *,
+    recorded: dict[str, Any] | None = None,
     check: Callable[[int], None] | None = None,
 ) -> Built:
     """Run `create`, which makes a table, and record its fingerprint: both or, after any error, neither."""
@@ -130,7 +133,10 @@ def write_table(
         rows = count_rows(con, table)
         if check:
             check(rows)
-        con.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, now())", [table, made_from, rows])
+        con.execute(
+            "INSERT OR REPLACE INTO made VALUES (?, ?, ?, now(), ?)",
+            [table, made_from, rows, json.dumps(recorded or {})],
+        )
     except BaseException:
         con.execute("ROLLBACK")
         raise

@@ -182,6 +182,11 @@ def publish(bundle: Bundle) -> None:
     aside.replace(pointer)
 
 
+def is_published(root: Path, recipe: str) -> bool:
+    """Return whether LATEST names a bundle."""
+    return (root / recipe / LATEST).exists()
+
+
 def latest_version(root: Path, recipe: str) -> str:
     """Return the version that LATEST names.
 

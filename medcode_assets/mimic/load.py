@@ -27,13 +27,15 @@ def load_table(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *,
     import duckdb
 
     check_columns(path, spec)
-    made_from = fingerprint(source=file_sha256(path), spec=repr(spec))
+    sha256 = file_sha256(path)
+    made_from = fingerprint(source=sha256, spec=repr(spec), version=1)
     try:
         return build_table(
             con,
             f"raw.{spec.name}",
             _select(spec, path),
             made_from,
+            recorded={"sha256": sha256},
             rebuild=drop_existing,
             compression="zstd" if "text" in spec.columns else "auto",
             check=lambda rows: _refuse_empty(spec, path, rows),

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -78,7 +79,7 @@ def find_files(version: MimicVersion) -> dict[str, Path]:
             by_stem.setdefault(match[1].lower(), []).append(path)
     found, missing = {}, []
     for spec in table_specs(version.release).values():
-        candidates = by_stem.get(Path(spec.file).name.lower(), [])
+        candidates = _best(by_stem.get(Path(spec.file).name.lower(), []), spec.file)
         if len(candidates) > 1:
             names = " and ".join(str(path.relative_to(root)) for path in candidates)
             raise MedcodeError(f"{root}: {names} both claim table {spec.name}; keep one, or give the inner folder")
@@ -94,6 +95,13 @@ def find_files(version: MimicVersion) -> dict[str, Path]:
     return found
 
 
+def _best(candidates: list[Path], expected: str) -> list[Path]:
+    """Keep the candidates in the expected folder (hosp/patients) if there are any: other databases lie beside it."""
+    folder = str(Path(expected).parent).lower()
+    inside = [path for path in candidates if path.parent.name.lower() == folder]
+    return inside or candidates
+
+
 def header(path: Path) -> list[str]:
     """Return a CSV file's column names in lower case.
 
@@ -103,7 +111,7 @@ def header(path: Path) -> list[str]:
     try:
         with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as stream:
             names = next(csv.reader(stream), [])
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise MedcodeError(f"{path}: broken gzip file; download it again and compare SHA256SUMS.txt") from None
     except (UnicodeDecodeError, csv.Error):
         raise MedcodeError(f"{path}: not a CSV file in UTF-8; download it again") from None
@@ -126,14 +134,21 @@ def check_columns(path: Path, spec: TableSpec) -> None:
 def register(home: Path, version: MimicVersion) -> dict[str, Path]:
     """Remember a version after checking that its files and columns are there; return the files by table.
 
+    A folder that was moved may come back under its name: fingerprints tell whether its files are still the same.
+
     Raises:
-        MedcodeError: a file or column is missing, or another folder is registered under the name.
+        MedcodeError: a file or column is missing, another folder is registered under the name, or the name would be
+            no file name.
     """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", version.name):
+        raise MedcodeError(f"--name {version.name}: use small letters, digits, dots, dashes and underscores only")
     files = find_files(version)
     for name, path in files.items():
         check_columns(path, table_specs(version.release)[name])
     record = _record(home, version.name)
-    if record.exists() and (known := registered(home, version.name)) != version:
+    known = registered(home, version.name) if record.exists() else version
+    moved = known.release == version.release and not Path(known.directory).exists()
+    if known != version and not moved:
         raise MedcodeError(
             f"MIMIC version {version.name!r} is {known.release} in {known.directory} already; "
             "give this one another --name"

@@ -1,12 +1,16 @@
 """An evaluated adapter to a published bundle."""
 
+import json
+import shutil
 import subprocess
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.config import PROJECT
+from medcode_assets.evaluation.report import EvaluationReport, collapse_problems
 from medcode_assets.mimic.transform import split_hash
+from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import (
     BaseModelRef,
@@ -19,6 +23,7 @@ from medcode_serving.bundle import (
     open_bundle,
     write_bundle,
 )
+from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
 if TYPE_CHECKING:
@@ -27,9 +32,26 @@ if TYPE_CHECKING:
 LIBRARIES = ("medcode", "torch", "transformers", "peft", "accelerate", "duckdb")
 
 
-def bundle_version(partition: str, made_from: str) -> str:
-    """Return a version that is equal for equal inputs: `mimic-iv-3.1-1f0c9a2b44d1`."""
-    return f"{partition}-{made_from[:12]}"
+def bundle_version(partition: str, base: LocalModel, evaluation: dict[str, Any]) -> str:
+    """Return the version of the bundle of one evaluation (the facts of its seal): `mimic-iv-3.1-1f0c9a2b44d1`."""
+    return f"{partition}-{fingerprint(evaluation=evaluation['seal'], base=base.id)[:12]}"
+
+
+def refuse_unpublishable(
+    recipe: str, report: EvaluationReport, adapter: dict[str, Any], evaluation: dict[str, Any], examples: str
+) -> None:
+    """Raise MedcodeError unless adapter, evaluation and examples belong together and the adapter did not collapse.
+
+    Assets can be materialized one by one in the UI, in any order: a bundle must not carry one adapter's weights with
+    another's threshold. `adapter` and `evaluation` are the facts of their seals, `examples` a fingerprint.
+    """
+    if evaluation["adapter"] != adapter["seal"] or evaluation["examples"] != examples:
+        raise MedcodeError(
+            f"asset {recipe}/evaluation is older than its adapter or examples; materialize {recipe}/adapter and "
+            f"{recipe}/evaluation first"
+        )
+    if problems := collapse_problems(report, "adapter"):
+        raise MedcodeError(f"asset {recipe}/bundle: not published: {'; '.join(problems)}")
 
 
 def compose_bundle(
@@ -48,8 +70,12 @@ def compose_bundle(
     codes: Path,
 ) -> tuple[Bundle, bool]:
     """Write a bundle, or open the one that the same inputs made before; return it and whether it was there."""
-    if (root / recipe / version).exists():
-        return open_bundle(root / recipe / version), True
+    target = root / recipe / version
+    if target.exists():
+        try:
+            return open_bundle(target), True
+        except MedcodeError:
+            shutil.rmtree(target)  # damaged: the same parts make it anew
     manifest = BundleManifest(
         recipe=recipe,
         version=version,
@@ -65,9 +91,10 @@ def compose_bundle(
 
 
 def data_version(con: "duckdb.DuckDBPyConnection", partition: str, release: str) -> DataVersion:
-    """Return which data a warehouse holds: fingerprints of its raw tables and the split hash."""
-    sources = con.execute("SELECT name, fingerprint FROM made WHERE name LIKE 'raw.%' ORDER BY name").fetchall()
-    return DataVersion(partition=partition, release=release, sources=dict(sources), split_hash=split_hash(con))
+    """Return which data a warehouse holds: sha256 of each raw table's file, and the split hash."""
+    rows = con.execute("SELECT name, settings FROM made WHERE name LIKE 'raw.%' ORDER BY name").fetchall()
+    sources = {name.removeprefix("raw."): json.loads(settings)["sha256"] for name, settings in rows}
+    return DataVersion(partition=partition, release=release, sources=sources, split_hash=split_hash(con))
 
 
 def provenance(settings: dict[str, Any], *, mlflow_run: str | None, dagster_run: str | None) -> Provenance:
@@ -79,6 +106,12 @@ def provenance(settings: dict[str, Any], *, mlflow_run: str | None, dagster_run:
         mlflow_run=mlflow_run,
         dagster_run=dagster_run,
     )
+
+
+def examples_settings(con: "duckdb.DuckDBPyConnection", recipe: str) -> dict[str, Any]:
+    """Return the data settings that cohort, splits and examples were made with, as those steps recorded them."""
+    rows = con.execute("SELECT settings FROM made WHERE name IN ('cohort', 'splits', ?)", [f"{recipe}.examples"])
+    return {name: value for (settings,) in rows.fetchall() for name, value in json.loads(settings or "{}").items()}
 
 
 def code_version() -> str:

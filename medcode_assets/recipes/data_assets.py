@@ -1,6 +1,7 @@
 """Dagster assets of a recipe up to its tokens: examples, base_model, tokens."""
 
 from functools import partial
+from pathlib import Path
 
 import dagster as dg
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from medcode_assets.progress import advance
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
-from medcode_assets.training.tokens import build_tokens
+from medcode_assets.training.tokens import build_tokens, longest_completion, refuse_no_room
 from medcode_assets.warehouse import fingerprint, one_value
 from medcode_serving.base_models import resolve_base_model
 
@@ -111,22 +112,26 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
         """Prompts and completions as token ids; notes that are too long are shortened, and counted."""
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig
+
+        from medcode_serving.engines.transformers import load_tokenizer
 
         base = required(home.artifact(recipe.name, context.partition_key, "base_model"), f"{recipe.name}/base_model")
         max_prompt_tokens = read(config, "data", DataSettings).max_prompt_tokens
         bar = tqdm(desc="tokenizing", unit="note", delay=1)
         with warehouse.connect(context.partition_key) as con, bar:
+            positions = AutoConfig.from_pretrained(base["path"], local_files_only=True).max_position_embeddings
             built = build_tokens(
                 con,
                 recipe.name,
-                AutoTokenizer.from_pretrained(base["path"], local_files_only=True),
+                load_tokenizer(Path(base["path"])),
                 recipe.prompt,
                 max_prompt_tokens=max_prompt_tokens,
                 base_revision=base["revision"],
                 rebuild=config.drop_existing,
                 on_progress=partial(advance, bar),
             )
+            refuse_no_room(max_prompt_tokens, longest_completion(con, recipe.name), positions, base["id"])
             table = f"{recipe.name}.tokens"
             preview = (
                 "SELECT split, count(*) AS examples, sum(len(prompt_ids)) AS prompt_tokens, "

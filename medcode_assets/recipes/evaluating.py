@@ -1,6 +1,5 @@
 """An adapter beside its baselines on the same splits, through the engines that serving uses."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from medcode_assets.artifacts import making
-from medcode_assets.config import DataSettings, EvaluationSettings
+from medcode_assets.config import EvaluationSettings
 from medcode_assets.evaluation.evaluate import LabelledNotes, evaluate_engines
 from medcode_assets.evaluation.report import EvaluationReport, write_report
 from medcode_assets.recipes.bundling import write_codes
@@ -32,14 +31,14 @@ def evaluation_fingerprint(
     recipe: Recipe,
     adapter: str,
     evaluation: EvaluationSettings,
-    data: DataSettings,
+    decoding: DecodingSettings,
 ) -> str:
-    """Return the fingerprint of all that an evaluation comes from; `adapter` is the adapter's own."""
+    """Return the fingerprint of all that an evaluation comes from; `adapter` is the seal of its artifact."""
     return fingerprint(
         adapter=adapter,
-        examples=inputs(con, f"{recipe.name}.examples"),
+        examples=examples_made(con, recipe.name),
         prompt=recipe.prompt.model_dump(),
-        max_prompt_tokens=data.max_prompt_tokens,
+        decoding=decoding.model_dump(),
         settings=evaluation.model_dump(exclude=NOT_IN_FINGERPRINT),
         version=1,
     )
@@ -53,7 +52,8 @@ def evaluate_adapter(
     target: Path,
     made_from: str,
     evaluation: EvaluationSettings,
-    data: DataSettings,
+    decoding: DecodingSettings,
+    adapter_seal: str,
 ) -> EvaluationReport:
     """Evaluate adapter, untuned base and frequency prior; write report and predictions (no text) to `target`."""
     limit = evaluation.max_documents
@@ -61,7 +61,6 @@ def evaluate_adapter(
     test = labelled_notes(con, recipe.name, "test", limit)
     with making(target, made_from) as (folder, facts):
         vocabulary = Vocabulary.read(write_codes(con, recipe.name, folder / "codes.parquet"))
-        decoding = decoding_settings(con, recipe.name, data)
         engines = _engines(con, recipe, base, adapter, vocabulary, decoding, evaluation)
         total = len(engines) * (len(validation) + len(test))
         with tqdm(total=total, desc="evaluating", unit="note") as bar:
@@ -74,8 +73,13 @@ def evaluate_adapter(
                 engines, validation, test, vocabulary, predictions=folder / "predictions", on_progress=on_progress
             )
         write_report(report, folder / REPORT)
-        facts.update(decoding=json.loads(decoding.model_dump_json()))
+        facts.update(decoding=decoding.model_dump(), adapter=adapter_seal, examples=examples_made(con, recipe.name))
     return report
+
+
+def examples_made(con: "duckdb.DuckDBPyConnection", recipe: str) -> str:
+    """Return the fingerprint of a recipe's examples, and so of its labels and splits."""
+    return inputs(con, f"{recipe}.examples")[f"{recipe}.examples"]
 
 
 def _engines(
@@ -132,9 +136,3 @@ def labelled_notes(con: "duckdb.DuckDBPyConnection", recipe: str, split: str, li
         notes=[row[1] for row in rows],
         gold=[[tuple(code) for code in row[2]] for row in rows],
     )
-
-
-def decoding_settings(con: "duckdb.DuckDBPyConnection", recipe: str, data: DataSettings) -> DecodingSettings:
-    """Return the limits of an answer: prompts as in training, and as many codes as training's longest answer has."""
-    longest = one_value(con, f"SELECT max(len(answer)) FROM {recipe}.examples WHERE split = 'train'")
-    return DecodingSettings(max_prompt_tokens=data.max_prompt_tokens, max_codes=max(1, longest))

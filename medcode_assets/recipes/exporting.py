@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,8 @@ from medcode_assets.export.verify import verify_gguf
 from medcode_assets.progress import advance
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import GGUF, Bundle, file_sha256
-from medcode_serving.prompts import PromptTemplate
+from medcode_serving.engines.transformers import load_tokenizer
+from medcode_serving.prompts import encode_prompts
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,7 +49,8 @@ def export_gguf(bundle: Bundle, base: LocalModel, file_type: FileType, prompts: 
         prompts: Prompts to compare answers on; not stored.
     """
     name = f"medcode-{bundle.manifest.recipe}-{bundle.manifest.version}-{file_type.upper()}.gguf"
-    work = Path(tempfile.mkdtemp(prefix=f".{GGUF}-", dir=bundle.path.parent))
+    work = bundle.path.parent / f".{bundle.manifest.version}.gguf"  # one name: what a killed export left goes now
+    shutil.rmtree(work, ignore_errors=True)
     try:
         merged = merge_adapter(base.path, bundle.adapter, work / "merged")
         file = work / GGUF / name
@@ -80,13 +81,15 @@ def export_gguf(bundle: Bundle, base: LocalModel, file_type: FileType, prompts: 
     return manifest
 
 
-def sample_prompts(
-    con: "duckdb.DuckDBPyConnection", recipe: str, template: PromptTemplate, count: int = 20
-) -> list[str]:
-    """Return rendered prompts of some validation examples, the same ones each time."""
+def sample_prompts(con: "duckdb.DuckDBPyConnection", bundle: Bundle, base: LocalModel, count: int = 10) -> list[str]:
+    """Return the prompts of some validation examples, the same ones each time, shortened as in training."""
+    recipe = bundle.manifest.recipe
     rows = con.execute(
         f"SELECT note FROM {recipe}.notes WHERE example_id IN (SELECT example_id FROM {recipe}.examples "
         "WHERE split = 'validation' ORDER BY md5(CAST(example_id AS VARCHAR)) LIMIT ?) ORDER BY example_id",
         [count],
     ).fetchall()
-    return [template.render(row[0]) for row in rows]
+    tokenizer = load_tokenizer(base.path)
+    limit = bundle.manifest.decoding.max_prompt_tokens
+    encoded = encode_prompts(tokenizer, bundle.manifest.prompt, [row[0] for row in rows], limit)
+    return [tokenizer.decode(prompt.input_ids, skip_special_tokens=True) for prompt in encoded]

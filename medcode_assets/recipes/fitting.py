@@ -1,15 +1,16 @@
 """Tokens to a sealed adapter artifact: training, tracked in MLflow."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import making, required
 from medcode_assets.config import LoggingSettings, LoraSettings, TrainingSettings
 from medcode_assets.training.sft import VALIDATION_EXAMPLES, loss_summary, train_adapter, training_data
-from medcode_assets.training.tokens import longest_example, refuse_too_long
 from medcode_assets.training.tracking import tracked_run
-from medcode_assets.warehouse import fingerprint, inputs
+from medcode_assets.warehouse import fingerprint, inputs, one_value
 from medcode_serving.base_models import LocalModel
+from medcode_serving.bundle import DecodingSettings
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +38,16 @@ def adapter_fingerprint(
     )
 
 
+def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSettings:
+    """Return the limits that an adapter is trained with, which evaluation and serving keep.
+
+    Prompts as long as the tokens' limit, answers with as many codes as training's longest.
+    """
+    prompt = one_value(con, f"SELECT max_prompt_tokens FROM {recipe}.token_limits")
+    codes = one_value(con, f"SELECT max(len(answer)) FROM {recipe}.examples WHERE split = 'train'")
+    return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes))
+
+
 def fit_adapter(
     con: "duckdb.DuckDBPyConnection",
     recipe: str,
@@ -49,6 +60,7 @@ def fit_adapter(
     logging: LoggingSettings,
     home: Path,
     tags: dict[str, str],
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Train an adapter into `<target>/weights` and return the facts of its seal.
 
@@ -63,16 +75,15 @@ def fit_adapter(
         logging: Where metrics go.
         home: MEDCODE_HOME.
         tags: Tags of the MLflow run.
+        anew: Start from the beginning even if a checkpoint of this training is there.
     """
-    from transformers import AutoConfig
-
-    longest = longest_example(con, recipe)
-    positions = getattr(AutoConfig.from_pretrained(base.path, local_files_only=True), "max_position_embeddings", None)
-    if positions:
-        refuse_too_long(longest, positions, base.id)
+    decoding = trained_limits(con, recipe)
     train = training_data(con, recipe, "train")
     validation = training_data(con, recipe, "validation", limit=VALIDATION_EXAMPLES)
     parameters = {"base_model": base.id, "base_revision": base.revision, **lora.model_dump(), **training.model_dump()}
+    checkpoints = target.with_name("checkpoints") / made_from[:12]
+    if anew:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     with (
         tracked_run(home, logging.mlflow_uri, recipe, parameters=parameters, tags=tags) as run,
         making(target, made_from) as (folder, facts),
@@ -84,7 +95,7 @@ def fit_adapter(
             folder / "weights",
             lora=lora,
             training=training,
-            checkpoints=target.with_name("checkpoints") / made_from[:12],
+            checkpoints=checkpoints,
             logging_steps=logging.steps,
             log=run.log,
         )
@@ -94,6 +105,7 @@ def fit_adapter(
             validation_losses=result.validation_losses,
             mlflow_run=run.run_id,
             mlflow_uri=run.uri,
+            decoding=decoding.model_dump(),
             settings={"lora": lora.model_dump(), "training": training.model_dump()},
         )
     return facts

@@ -1,13 +1,9 @@
 """Dagster assets of a recipe from its tokens on: adapter, evaluation, bundle, gguf."""
 
-import tempfile
-from pathlib import Path
-
 import dagster as dg
 
 from medcode_assets.artifacts import made, required
 from medcode_assets.config import (
-    DataSettings,
     EvaluationSettings,
     ExportSettings,
     LoggingSettings,
@@ -20,14 +16,21 @@ from medcode_assets.evaluation.report import EvaluationReport, collapse_problems
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture
 from medcode_assets.mimic.sources import registered
-from medcode_assets.recipes.bundling import bundle_version, compose_bundle, data_version, provenance, write_codes
-from medcode_assets.recipes.evaluating import REPORT, evaluate_adapter, evaluation_fingerprint
+from medcode_assets.recipes.bundling import (
+    bundle_version,
+    compose_bundle,
+    data_version,
+    examples_settings,
+    provenance,
+    refuse_unpublishable,
+)
+from medcode_assets.recipes.evaluating import REPORT, evaluate_adapter, evaluation_fingerprint, examples_made
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
 from medcode_assets.recipes.fitting import adapter_fingerprint, chosen_base, fit_adapter
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
-from medcode_serving.bundle import DecodingSettings, open_bundle, publish
+from medcode_serving.bundle import CODES, DecodingSettings, is_published, latest_version, open_bundle, publish
 
 COMPUTE = "compute"
 """Pool of the assets that fill a device: one at a time, also over the partitions of a backfill."""
@@ -73,6 +76,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     logging=read(config, "logging", LoggingSettings),
                     home=home.path,
                     tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
+                    anew=config.drop_existing,
                 )
         shown = ("steps", "trainable_parameters", "device", "last_loss", "validation_loss", "mlflow_run", "mlflow_uri")
         return dg.MaterializeResult(
@@ -126,14 +130,17 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         target = home.artifact(recipe.name, partition, "evaluation")
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         adapter = home.artifact(recipe.name, partition, "adapter")
-        chosen, data = read(config, "evaluation", EvaluationSettings), read(config, "data", DataSettings)
-        adapter_made = required(adapter, f"{recipe.name}/adapter")["fingerprint"]
+        chosen = read(config, "evaluation", EvaluationSettings)
+        adapter_facts = required(adapter, f"{recipe.name}/adapter")
+        decoding = DecodingSettings(**adapter_facts["decoding"])
         with warehouse.connect(partition, read_only=True) as con:
-            made_from = evaluation_fingerprint(con, recipe, adapter_made, chosen, data)
+            made_from = evaluation_fingerprint(con, recipe, adapter_facts["seal"], chosen, decoding)
             facts = made(target)
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
             if not unchanged:
-                evaluate_adapter(con, recipe, base, adapter / "weights", target, made_from, chosen, data)
+                evaluate_adapter(
+                    con, recipe, base, adapter / "weights", target, made_from, chosen, decoding, adapter_facts["seal"]
+                )
         report = read_report(target / REPORT)
         return dg.MaterializeResult(
             metadata={
@@ -160,7 +167,7 @@ def _evaluation_checks(report: EvaluationReport) -> list[dg.AssetCheckResult]:
         ),
         dg.AssetCheckResult(
             check_name="above_baselines",
-            passed=scores["adapter"] == max(scores.values()),
+            passed=all(scores["adapter"] > score for engine, score in scores.items() if engine != "adapter"),
             severity=dg.AssetCheckSeverity.WARN,
             metadata=scores,
         ),
@@ -192,11 +199,12 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         evaluation_folder = home.artifact(recipe.name, partition, "evaluation")
         evaluation_facts = required(evaluation_folder, f"{recipe.name}/evaluation")
         report = read_report(evaluation_folder / REPORT)
-        with warehouse.connect(partition, read_only=True) as con, tempfile.TemporaryDirectory() as work:
+        with warehouse.connect(partition, read_only=True) as con:
+            refuse_unpublishable(recipe.name, report, adapter_facts, evaluation_facts, examples_made(con, recipe.name))
             sealed, unchanged = compose_bundle(
                 home.bundles,
                 recipe=recipe.name,
-                version=bundle_version(partition, evaluation_facts["fingerprint"]),
+                version=bundle_version(partition, base, evaluation_facts),
                 base=base,
                 prompt=recipe.prompt,
                 decoding=DecodingSettings(**evaluation_facts["decoding"]),
@@ -204,14 +212,15 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 metrics=report.metrics,
                 data=data_version(con, partition, registered(home.path, partition).release),
                 provenance=provenance(
-                    adapter_facts["settings"],
+                    {**adapter_facts["settings"], "data": examples_settings(con, recipe.name)},
                     mlflow_run=adapter_facts["mlflow_run"],
                     dagster_run=context.run_id,
                 ),
                 adapter=adapter_folder / "weights",
-                codes=write_codes(con, recipe.name, Path(work) / "codes.parquet"),
+                codes=evaluation_folder / CODES,
             )
-        publish(sealed)
+        if not unchanged or not is_published(home.bundles, recipe.name):
+            publish(sealed)  # a bundle that was there already does not push away a newer one
         manifest = sealed.manifest
         return dg.MaterializeResult(
             metadata={
@@ -219,6 +228,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(sealed.path),
                 "manifest": dg.MetadataValue.json(manifest.model_dump(mode="json", exclude={"files"})),
                 "megabytes": round(sum(file.stat().st_size for file in sealed.path.rglob("*")) / 1e6, 1),
+                "latest": latest_version(home.bundles, recipe.name),
                 "unchanged": unchanged,
             },
             data_version=dg.DataVersion(manifest.version),
@@ -259,13 +269,13 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         file_type = read(config, "export", ExportSettings).file_type
         evaluated = required(home.artifact(recipe.name, partition, "evaluation"), f"{recipe.name}/evaluation")
-        version = bundle_version(partition, evaluated["fingerprint"])
+        version = bundle_version(partition, base, evaluated)
         bundle = open_bundle(home.bundles / recipe.name / version)
         manifest = None if config.drop_existing else exported(bundle, file_type)
         unchanged = manifest is not None
         if manifest is None:
             with warehouse.connect(partition, read_only=True) as con:
-                prompts = sample_prompts(con, recipe.name, recipe.prompt)
+                prompts = sample_prompts(con, bundle, base)
             manifest = export_gguf(bundle, base, file_type, prompts)
         verification = manifest["verification"]
         return dg.MaterializeResult(

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 MODEL_CARD_FILE = Path(__file__).with_name("embedded_model_card.md")
 BATCHES_SORTED = 8
-NOTED, MATCH, COPIED = 0.05, 3.0, 0.5  # strengths of the starting circuit, see favour_copying
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"  # ids 0 and 1; there is no BOS, as in Qwen2
 
 # Qwen2's pre-tokenizer, character for character: GGUF export names it `qwen2` by this expression.
@@ -56,6 +55,7 @@ class PretrainingSettings:
     longest: int = 512  # tokens of a document; what is longer is cut
     easy: float = 0.3  # share of the steps over which cases grow to full size
     learning_rate: float = 2.5e-3
+    attention_pace: float = 0.4  # of the learning rate
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
     # Free text cannot be foreseen (which disease comes next?) and would drown what can: it counts less.
@@ -150,40 +150,35 @@ def create_model(settings: PretrainingSettings) -> Qwen2ForCausalLM:
 
 
 def favour_copying(model: Qwen2ForCausalLM, settings: PretrainingSettings) -> None:
-    """Start the first two layers' attention as copiers from context; all of it stays trainable.
+    """Start attention from a useful guess, which saves most of the training time; all of it stays trainable.
 
-    In each key-value group the last head of layer 0 looks at the token before and notes it in a subspace of its own;
-    the last head of layer 1 looks there for its own token, so it finds what followed that token earlier, and raises
-    it ("induction", Olsson et al. 2022). From a random start that takes millions of tokens to emerge.
+    The first head of each key-value group asks for tokens like its own and passes on what it finds ("mimetic
+    initialization", Trockman and Kolter 2023); the last head of each group in layer 0 looks at the token before.
+    From a random start, copying from context takes millions of tokens to emerge.
     """
     import torch
 
     width, group = settings.hidden // settings.heads, settings.heads // settings.key_value_heads
     half, fast = width // 2, width // 8
-    slow = (torch.arange(width) % half >= fast).float().unsqueeze(1)  # hardly turned by the rotary embedding
     angles = 10000.0 ** (-torch.arange(fast) / half)
-    before, inducing = (model.model.layers[place].self_attn for place in (0, 1))
     with torch.no_grad():
-        for layer in model.model.layers:  # as GPT-2 does: deep sums start small
-            layer.self_attn.o_proj.weight *= (2 * settings.layers) ** -0.5
-            layer.mlp.down_proj.weight *= (2 * settings.layers) ** -0.5
-        for shared in range(settings.key_value_heads):
-            keys = slice(shared * width, (shared + 1) * width)
-            head = (shared * group + group - 1) * width
-            queries = slice(head, head + width)
-            token, noted, copied = torch.linalg.qr(torch.randn(settings.hidden, 3 * width))[0].T.split(width)
-            # Biases alone, turned by the angle of one position, score highest at distance one; only the fast
-            # angles tell neighbours apart.
-            before.k_proj.bias[keys.start : keys.start + fast] = 5.0
-            before.q_proj.weight[queries] *= 0.1
-            before.q_proj.bias[head : head + fast] = 5.0 * torch.cos(angles)
-            before.q_proj.bias[head + half : head + half + fast] = -5.0 * torch.sin(angles)
-            before.v_proj.weight[keys] = token / 2
-            before.o_proj.weight[:, queries] = noted.T * NOTED
-            inducing.q_proj.weight[queries] = MATCH * slow * token
-            inducing.k_proj.weight[keys] = MATCH * slow * noted
-            inducing.v_proj.weight[keys] = copied / 2
-            inducing.o_proj.weight[:, queries] = copied.T * COPIED
+        for number, layer in enumerate(model.model.layers):
+            attention = layer.self_attn
+            for shared in range(settings.key_value_heads):
+                basis = torch.linalg.qr(torch.randn(settings.hidden, 2 * width))[0].T / 2
+                start, head = shared * width, shared * group * width
+                attention.k_proj.weight[start : start + width] = basis[:width]
+                attention.q_proj.weight[head : head + width] = basis[:width]
+                attention.v_proj.weight[start : start + width] = basis[width:]
+                attention.o_proj.weight[:, head : head + width] = basis[width:].T
+                if number == 0:
+                    # Biases alone, turned by the rotary embedding's angle of one position, score highest at
+                    # distance one; only the fast angles tell neighbours apart.
+                    last = head + (group - 1) * width
+                    attention.q_proj.weight[last : last + width] *= 0.1
+                    attention.k_proj.bias[start : start + fast] = 5.0
+                    attention.q_proj.bias[last : last + fast] = 5.0 * torch.cos(angles)
+                    attention.q_proj.bias[last + half : last + half + fast] = -5.0 * torch.sin(angles)
 
 
 def batch_documents(
@@ -217,15 +212,18 @@ def pretrain(model: Qwen2ForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], 
     import torch
     from tqdm import tqdm
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
-    )
+    # Attention starts from a guess worth keeping (see favour_copying), so it moves more slowly.
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if "self_attn" in name], "pace": settings.attention_pace},
+        {"params": [p for name, p in model.named_parameters() if "self_attn" not in name], "pace": 1.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
     model.train()
     losses: list[float] = []
     bar = tqdm(range(settings.steps), desc="pretraining", unit="step", mininterval=5)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
+            group["lr"] = group["pace"] * learning_rate_at(step, settings)
         ids, weights = next(batches)
         weights = weights[:, 1:]
         logits = model(input_ids=ids).logits[:, :-1]

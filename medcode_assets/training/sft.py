@@ -102,7 +102,7 @@ def train_adapter(
     class LengthGroupedTrainer(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> "Sampler[int]":
             return length_grouped_sampler(
-                train["length"], training.batch_size * training.gradient_accumulation, training.seed
+                train["length"][:], training.batch_size * training.gradient_accumulation, training.seed
             )
 
     set_seed(training.seed)

@@ -29,7 +29,7 @@ def build_tokens(
 ) -> Built:
     """Make `<recipe>.tokens`: example_id, split, prompt_ids, completion_ids, truncated.
 
-    Examples without an answer (all their codes are unknown to training) have no tokens.
+    `<recipe>.token_limits` keeps `max_prompt_tokens`. Examples without an answer (all their codes are unknown to training) have no tokens.
 
     Args:
         con: Writing connection of the warehouse.
@@ -57,6 +57,10 @@ def build_tokens(
         con.execute(
             f"CREATE OR REPLACE TABLE {table} (example_id BIGINT, split VARCHAR, "
             "prompt_ids INTEGER[], completion_ids INTEGER[], truncated BOOLEAN)"
+        )
+        # Kept beside the tokens: evaluation and serving must cut where training did.
+        con.execute(
+            f"CREATE OR REPLACE TABLE {recipe}.token_limits AS SELECT ? AS max_prompt_tokens", [max_prompt_tokens]
         )
         total, done = count_rows(con, f"{recipe}.examples"), 0
         # A second cursor reads while this connection writes, so no more than a batch is ever in memory.
@@ -103,15 +107,18 @@ def _tokenize(
     )
 
 
-def longest_example(con: "duckdb.DuckDBPyConnection", recipe: str) -> int:
-    """Return the number of tokens of the longest prompt with its completion."""
-    return int(one_value(con, f"SELECT coalesce(max(len(prompt_ids) + len(completion_ids)), 0) FROM {recipe}.tokens"))
+def longest_completion(con: "duckdb.DuckDBPyConnection", recipe: str) -> int:
+    """Return the number of tokens of the longest completion."""
+    return int(one_value(con, f"SELECT coalesce(max(len(completion_ids)), 0) FROM {recipe}.tokens"))
 
 
-def refuse_too_long(longest: int, positions: int, model_id: str) -> None:
-    """Raise MedcodeError if an example is longer than a model's positions: what lies beyond was never trained."""
-    if longest > positions:
+def refuse_no_room(max_prompt_tokens: int, longest_completion: int, positions: int, model_id: str) -> None:
+    """Raise MedcodeError if a full prompt and the longest completion are more than a model's positions.
+
+    Evaluation and serving give every prompt that much room, so it must be there before hours of training.
+    """
+    if max_prompt_tokens + longest_completion > positions:
         raise MedcodeError(
-            f"base model {model_id!r} has {positions} positions and the longest example {longest} tokens; "
-            f"lower data.max_prompt_tokens by {longest - positions} or more"
+            f"base model {model_id!r} has {positions} positions: data.max_prompt_tokens {max_prompt_tokens} leaves no "
+            f"room for an answer of {longest_completion} tokens; set it to {positions - longest_completion} or less"
         )

@@ -36,7 +36,9 @@ def resolve_base_model(model_id: str, cache: Path, *, revision: str | None = Non
     """
     local = Path(__file__).parent / EMBEDDED if model_id == EMBEDDED else Path(model_id).expanduser()
     if local.is_dir():
-        found = LocalModel(model_id, local, folder_revision(local))
+        # By its full path: a bundle that says `models/x` would be looked for on the hub from any other folder.
+        name = model_id if model_id == EMBEDDED else str(local.resolve())
+        found = LocalModel(name, local, folder_revision(local))
         if revision is not None and revision != found.revision:
             raise MedcodeError(
                 f"base model {model_id!r} at {local} has revision {found.revision[:12]}, asked for {revision[:12]}; "

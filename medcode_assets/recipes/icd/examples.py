@@ -4,7 +4,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from medcode_assets.config import DataSettings
-from medcode_assets.warehouse import Built, build_table, fingerprint, inputs
+from medcode_assets.warehouse import Built, built, fingerprint, inputs, write_table
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -36,14 +36,22 @@ def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, reb
         parameters=parameters,
         inputs=inputs(con, "facts", "splits"),
     )
-    build_table(con, "icd.labels", sql("labels"), made_from, parameters=parameters, rebuild=rebuild)
-    con.execute("CREATE OR REPLACE VIEW icd.notes AS SELECT hadm_id AS example_id, text AS note FROM facts")
-    return build_table(
+    earlier = built(con, "icd.examples")
+    if earlier and earlier.fingerprint == made_from and not rebuild:
+        return earlier
+
+    def create() -> None:
+        # In one transaction: examples point into labels by number.
+        con.execute(f"CREATE OR REPLACE TABLE icd.labels AS {sql('labels')}", parameters)
+        con.execute(f"CREATE OR REPLACE TABLE icd.examples AS {sql('examples')}")
+        con.execute("CREATE OR REPLACE VIEW icd.notes AS SELECT hadm_id AS example_id, text AS note FROM facts")
+
+    return write_table(
         con,
         "icd.examples",
-        sql("examples"),
         made_from,
-        rebuild=rebuild,
+        create,
+        recorded=parameters,
         check=lambda _: _refuse_empty_split(con, settings),
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medcode_assets.training.tokens import build_tokens, longest_example, refuse_too_long
+from medcode_assets.training.tokens import build_tokens, longest_completion, refuse_no_room
 from medcode_assets.warehouse import Built, build_table, open_warehouse
 from medcode_serving.base_models import resolve_base_model
 from medcode_serving.errors import MedcodeError
@@ -78,11 +78,12 @@ def test_unchanged_tokens_are_skipped(con: "duckdb.DuckDBPyConnection", tokenize
     assert not tokenize(con, tokenizer, limit=65).skipped
 
 
-def test_an_example_beyond_the_models_positions_is_refused(
+def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(
     con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase"
 ) -> None:
     tokenize(con, tokenizer)
-    longest = longest_example(con, "r")
-    refuse_too_long(longest, longest, "m")
-    with pytest.raises(MedcodeError, match=r"lower data\.max_prompt_tokens by 5 or more"):
-        refuse_too_long(longest, longest - 5, "m")
+    longest = longest_completion(con, "r")
+    assert longest == len(tokenizer(" I10, E11.9")["input_ids"]) + 1
+    refuse_no_room(64, longest, 64 + longest, "m")
+    with pytest.raises(MedcodeError, match="set it to 63 or less"):
+        refuse_no_room(64, longest, 63 + longest, "m")
