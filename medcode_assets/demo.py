@@ -10,17 +10,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from medcode_assets.commands import materialize_version, print_evaluation, require_assets_extra
-from medcode_assets.config import load_settings
+from medcode_assets.config import PROJECT, load_settings
 from medcode_serving.errors import MedcodeError
 
 PARTITION = "demo"
+SETTINGS = Path(__file__).with_name("demo.yaml")
+MEDCODE = ".venv/bin/medcode" if (PROJECT / ".venv").exists() else "medcode"
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """For this machine only: a proxy named in the environment would be asked for 127.0.0.1, too."""
 
@@ -32,7 +33,7 @@ def run_demo(home: Path, *, admissions: int) -> None:
     from medcode_assets.mimic.sources import MimicVersion
 
     folder = (home / "demo" / "mimic-iv").resolve()
-    settings = load_settings(Path(str(resources.files(__package__).joinpath("demo.yaml"))))
+    settings = load_settings(SETTINGS)
     write_synthetic_mimic(folder, release="mimic-iv", admissions=admissions)
     typer.echo(f"Synthetic MIMIC-IV, {admissions} admissions: {folder}", err=True)
     materialize_version("run", home, MimicVersion(PARTITION, "mimic-iv", str(folder)), settings)
@@ -43,9 +44,9 @@ def run_demo(home: Path, *, admissions: int) -> None:
     print_prediction(note, gold, answer)
     typer.echo(
         "\nThe API has stopped again. From here:\n"
-        "  medcode ui      the Dagster UI, http://127.0.0.1:3000\n"
-        "  medcode serve   the API, its documentation at http://127.0.0.1:8000/docs\n"
-        f"(both with --output-dir {home} if that is not MEDCODE_HOME)"
+        f"  {MEDCODE} ui --config {SETTINGS.relative_to(PROJECT)}   the Dagster UI, http://127.0.0.1:3000\n"
+        f"  {MEDCODE} serve   the API, its documentation at http://127.0.0.1:8000/docs\n"
+        f"State is in {home}; commands find it there through MEDCODE_HOME or --output-dir."
     )
 
 

@@ -39,10 +39,16 @@ class PromptTemplate(BaseModel):
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids of one prompt, and whether its note was shortened to fit."""
+    """Token ids of one prompt, and how long it was before its note was shortened to fit."""
 
     input_ids: list[int]
-    truncated: bool
+    whole_length: int
+    """Tokens of the prompt with the whole note."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the note was shortened."""
+        return self.whole_length > len(self.input_ids)
 
 
 def normalise_note(note: str) -> str:
@@ -66,9 +72,9 @@ def encode_prompts(
     """
     encoded = tokenizer([template.render(note) for note in notes], add_special_tokens=True)["input_ids"]
     return [
-        EncodedPrompt(ids, truncated=False)
-        if len(ids) <= max_tokens
-        else EncodedPrompt(_encode_shortened(tokenizer, template, note, max_tokens), truncated=True)
+        EncodedPrompt(
+            ids if len(ids) <= max_tokens else _encode_shortened(tokenizer, template, note, max_tokens), len(ids)
+        )
         for note, ids in zip(notes, encoded, strict=True)
     ]
 

@@ -2,8 +2,8 @@
 
 Only text that the project may ship: official code titles (US government works) and sentences of our own. It
 teaches what conditions are called, which code each has, and that a denied or a relative's disease has none.
-It never shows the fine-tuning task itself (its prompt or its answers) nor a note of the synthetic MIMIC:
-what the adapter adds is visible.
+Its cases end in a list of labels in a form of their own; the fine-tuning task itself (its prompt, the form of its
+answers) and the notes of the synthetic MIMIC never occur.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from medcode_assets.corpora.synthetic_notes import (
     Concept,
     NoteWriter,
     draw_concepts,
-    draw_count,
     load_concepts,
     load_note_templates,
 )
 
 PRETRAINING_TEMPLATES_FILE = Path(__file__).with_name("pretraining_templates.yaml")
 
-AFFIRMED_COUNTS = ((1, 2, 3, 4, 5, 6, 7), (10, 18, 22, 20, 14, 10, 6))
-DISTRACTOR_COUNTS = ((0, 1, 2, 3, 4), (12, 25, 30, 22, 11))
+MOST_CONDITIONS = 6
+MOST_DISTRACTORS = 3
 # Flat, unlike the notes' own: rare conditions must be learnt here.
 PRETRAINING_OFFSET = 25.0
-AGAIN_SHARE = 0.15
+LABELS_HEADING = "\n\nLabels:"
 
 
 def generate_pretraining_documents(
-    seed: int, official: Sequence[tuple[str, str]] = (), *, easy: int = 0
+    seed: int, official: Sequence[tuple[str, str]] = (), *, glossaries: int = 0, easy: int = 0
 ) -> Iterator[PretrainingDocument]:
     """Documents without end; the same arguments give the same documents.
 
-    Most are cases with an index of what they affirm or with a coded copy of themselves; the rest are glossaries of
-    the concepts and, where `official` is given, rows of (code, title) tables. Over the first `easy` documents the
-    cases grow from one or two conditions to their full size: finding things in a text is learnt on short ones.
+    First `glossaries` documents of names beside their codes (and, where `official` is given, rows of code tables);
+    then cases, of one condition at first and of up to `MOST_CONDITIONS` after `easy` more documents. In this order a
+    small model learns within minutes: what a name's code is, then to find the name in a sentence, then to list several.
+    From full cases alone it only ever learns which codes are frequent (tried, for 20 minutes).
     """
     rng = random.Random(f"pretraining {seed}")
     for number in count():
-        ease = max(0.0, 1.0 - number / easy) if easy else 0.0
-        kind = rng.choices(("index", "copy", "glossary", "official"), (62, 20, 14, 4 if official else 0))[0]
-        if kind == "glossary":
-            yield _write_glossary(rng)
-        elif kind == "official":
+        grown = min(1.0, (number - glossaries) / easy) if easy else 1.0
+        draw = rng.random()
+        if official and draw < 0.03:
             yield _write_official(rng, official)
+        elif number < glossaries or draw < 0.08:
+            yield _write_glossary(rng)
         else:
-            yield _write_case(rng, ease, copied=kind == "copy")
+            yield _write_case(rng, 1 + int(grown * (MOST_CONDITIONS - 0.01)))
 
 
 def load_official_titles() -> tuple[tuple[str, str], ...]:
@@ -98,7 +98,7 @@ def load_pretraining_templates() -> dict[str, Any]:
 
 def _write_official(rng: random.Random, official: Sequence[tuple[str, str]]) -> PretrainingDocument:
     patterns = load_pretraining_templates()["official"]
-    rows = [rng.choice(official) for _ in range(rng.randint(2, 6))]
+    rows = [rng.choice(official) for _ in range(rng.randint(1, 3))]
     lines = [rng.choice(patterns).format(code=code, title=title) for code, title in rows]
     return PretrainingDocument("\n".join(lines), "")
 
@@ -107,7 +107,7 @@ def _write_glossary(rng: random.Random) -> PretrainingDocument:
     """Some concepts with a name and the code each, in one of the phrasings throughout."""
     templates, concepts = load_pretraining_templates(), load_concepts()
     pattern = rng.choice(templates["glossary"])
-    chosen = rng.sample(concepts, rng.randint(4, 12))
+    chosen = rng.sample(concepts, rng.randint(2, 5))
     separator = rng.choice(("\n", "\n", "; "))
     return PretrainingDocument("", separator.join(_describe(pattern, concept, rng) for concept in chosen))
 
@@ -120,29 +120,35 @@ def _describe(pattern: str, concept: Concept, rng: random.Random, name: str = ""
     return pattern.format(name=name or first, name2=second, code=code, title=title)
 
 
-def _write_case(rng: random.Random, ease: float, *, copied: bool) -> PretrainingDocument:
-    """A short record, then an index of its affirmed conditions or (`copied`) itself with their codes beside them."""
-    templates, concepts = load_pretraining_templates(), load_concepts()
-    writer = NoteWriter(templates, rng, rng.choice("MF"), rng.randint(20, 90))
-    most = 1 + round((1 - ease) * 6)
-    wanted = min(draw_count(rng, AFFIRMED_COUNTS), most)
-    others_wanted = min(draw_count(rng, DISTRACTOR_COUNTS), most)
+def _write_case(rng: random.Random, most: int) -> PretrainingDocument:
+    """A short record of at most `most` affirmed conditions among others, then the labels of the affirmed ones."""
+    writer = NoteWriter(load_pretraining_templates(), rng, rng.choice("MF"), rng.randint(20, 90))
+    wanted, others_wanted = rng.randint(1, most), rng.randint(0, min(most, MOST_DISTRACTORS))
     # Mixed before they are dealt, so that the more frequent ones are not always the affirmed ones.
-    drawn = draw_concepts(rng, concepts, wanted + others_wanted, PRETRAINING_OFFSET)
+    drawn = draw_concepts(rng, load_concepts(), wanted + others_wanted, PRETRAINING_OFFSET)
     shuffled = rng.sample(drawn, len(drawn))
     affirmed, others = shuffled[:wanted], shuffled[wanted:]
     names = {concept.icd10: writer.mention(concept) for concept in drawn}
-    start = rng.getstate()
-    text = _arrange(writer, affirmed, others, names)
-    if copied:
-        rng.setstate(start)  # the same choices again: only the codes differ
-        coded = {concept.icd10: f"{names[concept.icd10]} ({concept.icd10})" for concept in affirmed}
-        return PretrainingDocument(text + "\n\nWith codes:\n\n", _arrange(writer, affirmed, others, {**names, **coded}))
-    if rng.random() < AGAIN_SHARE:
-        text += "\n\n" + writer.fill("again", writer.mention(rng.choice(affirmed)))
-    index = rng.choice(templates["indexes"])
-    items = [_describe(index["item"], concept, rng, name=names[concept.icd10]) for concept in affirmed]
-    return PretrainingDocument(f"{text}\n\n{index['heading']}\n", index["separator"].join(items))
+    arrange = _arrange if most > 2 and rng.random() < 0.5 else _run_on
+    labels = "; ".join(concept.icd10 for concept in affirmed)
+    return PretrainingDocument(arrange(writer, affirmed, others, names) + LABELS_HEADING, " " + labels)
+
+
+def _run_on(writer: NoteWriter, affirmed: Sequence[Concept], others: Sequence[Concept], names: dict[str, str]) -> str:
+    """Sentences without sections: `affirmed` in their order, `others` anywhere between as denied or a relative's."""
+    rng = writer.rng
+    coded = iter(affirmed)
+    places = rng.sample([True] * len(affirmed) + [False] * len(others), len(affirmed) + len(others))
+    denied = iter(others)
+    sentences: list[str] = []
+    for is_coded in places:
+        if not is_coded:
+            sentences += _dismiss(writer, [next(denied)], names, rng.choice(("family", "denials")))
+        elif rng.random() < 0.3:
+            sentences.append(f"- {names[next(coded).icd10]}\n")
+        else:
+            sentences += _affirm(writer, [next(coded)], names, rng.choice(("story", "course")))
+    return " ".join(sentences)
 
 
 def _arrange(writer: NoteWriter, affirmed: Sequence[Concept], others: Sequence[Concept], names: dict[str, str]) -> str:

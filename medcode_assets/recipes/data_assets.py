@@ -139,7 +139,7 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "count(*) FILTER (truncated) AS shortened "
                 f"FROM {table} GROUP BY split ORDER BY examples DESC"
             )
-            lengths = con.execute(f"SELECT len(prompt_ids) AS n FROM {table}").fetchnumpy()["n"].tolist()
+            lengths = con.execute(f"SELECT whole_length AS n FROM {table}").fetchnumpy()["n"].tolist()
             shortened = one_value(con, f"SELECT count(*) FILTER (truncated) FROM {table}")
             return dg.MaterializeResult(
                 metadata={

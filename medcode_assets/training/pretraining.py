@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
 MODEL_CARD_FILE = Path(__file__).with_name("embedded_model_card.md")
-BATCHES_SORTED = 8
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"  # ids 0 and 1; there is no BOS, as in Qwen2
 
 # Qwen2's pre-tokenizer, character for character: GGUF export names it `qwen2` by this expression.
@@ -50,16 +49,16 @@ class PretrainingSettings:
     layers: int = 4
     heads: int = 4
     key_value_heads: int = 2
-    steps: int = 1200
-    batch: int = 16  # documents a step
+    steps: int = 2000
+    batch: int = 12  # documents a step
     longest: int = 512  # tokens of a document; what is longer is cut
-    easy: float = 0.3  # share of the steps over which cases grow to full size
-    learning_rate: float = 2.5e-3
-    attention_pace: float = 0.4  # of the learning rate
-    warmup: float = 0.05  # share of the steps
+    glossaries: float = 0.15  # share of the documents that are glossaries only, at the beginning
+    easy: float = 0.5  # share over which cases then grow to full size
+    learning_rate: float = 1.5e-3
+    warmup: float = 0.02  # share of the steps
     weight_decay: float = 0.01
     # Free text cannot be foreseen (which disease comes next?) and would drown what can: it counts less.
-    text_weight: float = 0.1
+    text_weight: float = 0.05
 
 
 def build_embedded_model(
@@ -83,10 +82,11 @@ def build_embedded_model(
     torch.manual_seed(seed)
     sample = islice(generate_pretraining_documents(seed + 1, official), settings.tokenizer_documents)
     tokenizer = train_tokenizer((document.text + document.index for document in sample), settings.vocabulary)
-    easy = int(settings.easy * settings.steps * settings.batch)
-    documents = generate_pretraining_documents(seed, official, easy=easy)
+    total = settings.steps * settings.batch
+    documents = generate_pretraining_documents(
+        seed, official, glossaries=int(settings.glossaries * total), easy=int(settings.easy * total)
+    )
     model = create_model(settings)
-    favour_copying(model, settings)
     loss = pretrain(model, batch_documents(tokenizer, documents, settings), settings)
 
     output = Path(output)
@@ -149,38 +149,6 @@ def create_model(settings: PretrainingSettings) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def favour_copying(model: Qwen2ForCausalLM, settings: PretrainingSettings) -> None:
-    """Start attention from a useful guess, which saves most of the training time; all of it stays trainable.
-
-    The first head of each key-value group asks for tokens like its own and passes on what it finds ("mimetic
-    initialization", Trockman and Kolter 2023); the last head of each group in layer 0 looks at the token before.
-    From a random start, copying from context takes millions of tokens to emerge.
-    """
-    import torch
-
-    width, group = settings.hidden // settings.heads, settings.heads // settings.key_value_heads
-    half, fast = width // 2, width // 8
-    angles = 10000.0 ** (-torch.arange(fast) / half)
-    with torch.no_grad():
-        for number, layer in enumerate(model.model.layers):
-            attention = layer.self_attn
-            for shared in range(settings.key_value_heads):
-                basis = torch.linalg.qr(torch.randn(settings.hidden, 2 * width))[0].T / 2
-                start, head = shared * width, shared * group * width
-                attention.k_proj.weight[start : start + width] = basis[:width]
-                attention.q_proj.weight[head : head + width] = basis[:width]
-                attention.v_proj.weight[start : start + width] = basis[width:]
-                attention.o_proj.weight[:, head : head + width] = basis[width:].T
-                if number == 0:
-                    # Biases alone, turned by the rotary embedding's angle of one position, score highest at
-                    # distance one; only the fast angles tell neighbours apart.
-                    last = head + (group - 1) * width
-                    attention.q_proj.weight[last : last + width] *= 0.1
-                    attention.k_proj.bias[start : start + fast] = 5.0
-                    attention.q_proj.bias[last : last + fast] = 5.0 * torch.cos(angles)
-                    attention.q_proj.bias[last + half : last + half + fast] = -5.0 * torch.sin(angles)
-
-
 def batch_documents(
     tokenizer: Tokenizer, documents: Iterator[PretrainingDocument], settings: PretrainingSettings
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -192,19 +160,17 @@ def batch_documents(
 
     end: list[int] = tokenizer.encode(END_OF_TEXT).ids  # one id
     padding = tokenizer.token_to_id(PAD)
-    while window := list(islice(documents, settings.batch * BATCHES_SORTED)):
+    while True:
         rows = []
-        for document in window:
+        for document in islice(documents, settings.batch):
             text, index = tokenizer.encode(document.text).ids, tokenizer.encode(document.index).ids + end
             weights = [settings.text_weight] * len(text) + [1.0] * len(index)
             rows.append(((text + index)[: settings.longest], weights[: settings.longest]))
-        rows.sort(key=lambda row: len(row[0]))  # like lengths together: little padding
-        batches = [rows[start : start + settings.batch] for start in range(0, len(rows), settings.batch)]
-        for place in torch.randperm(len(batches)).tolist():
-            width = max(len(ids) for ids, _ in batches[place])
-            ids = [ids + [padding] * (width - len(ids)) for ids, _ in batches[place]]
-            weights = [weight + [0.0] * (width - len(weight)) for _, weight in batches[place]]
-            yield torch.tensor(ids), torch.tensor(weights)
+        width = max(len(ids) for ids, _ in rows)
+        yield (
+            torch.tensor([ids + [padding] * (width - len(ids)) for ids, _ in rows]),
+            torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in rows]),
+        )
 
 
 def pretrain(model: Qwen2ForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], settings: PretrainingSettings) -> float:
@@ -212,18 +178,15 @@ def pretrain(model: Qwen2ForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], 
     import torch
     from tqdm import tqdm
 
-    # Attention starts from a guess worth keeping (see favour_copying), so it moves more slowly.
-    groups = [
-        {"params": [p for name, p in model.named_parameters() if "self_attn" in name], "pace": settings.attention_pace},
-        {"params": [p for name, p in model.named_parameters() if "self_attn" not in name], "pace": 1.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+    )
     model.train()
     losses: list[float] = []
     bar = tqdm(range(settings.steps), desc="pretraining", unit="step", mininterval=5)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = group["pace"] * learning_rate_at(step, settings)
+            group["lr"] = learning_rate_at(step, settings)
         ids, weights = next(batches)
         weights = weights[:, 1:]
         logits = model(input_ids=ids).logits[:, :-1]
@@ -234,7 +197,7 @@ def pretrain(model: Qwen2ForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], 
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
     model.eval()
     recent = losses[-50:]
     return sum(recent) / len(recent)

@@ -27,9 +27,11 @@ def build_tokens(
     rebuild: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Built:
-    """Make `<recipe>.tokens`: example_id, split, prompt_ids, completion_ids, truncated.
+    """Make `<recipe>.tokens`: example_id, split, prompt_ids, completion_ids, whole_length (tokens of the
+    unshortened prompt), truncated.
 
-    `<recipe>.token_limits` keeps `max_prompt_tokens`. Examples without an answer (all their codes are unknown to training) have no tokens.
+    `<recipe>.token_limits` keeps `max_prompt_tokens`.
+    Examples without an answer (all their codes are unknown to training) have no tokens.
 
     Args:
         con: Writing connection of the warehouse.
@@ -56,7 +58,7 @@ def build_tokens(
     def create() -> None:
         con.execute(
             f"CREATE OR REPLACE TABLE {table} (example_id BIGINT, split VARCHAR, "
-            "prompt_ids INTEGER[], completion_ids INTEGER[], truncated BOOLEAN)"
+            "prompt_ids INTEGER[], completion_ids INTEGER[], whole_length INTEGER, truncated BOOLEAN)"
         )
         # Kept beside the tokens: evaluation and serving must cut where training did.
         con.execute(
@@ -102,6 +104,7 @@ def _tokenize(
             "split": columns["split"],
             "prompt_ids": pa.array([prompt.input_ids for prompt in prompts], pa.list_(pa.int32())),
             "completion_ids": pa.array(completions, pa.list_(pa.int32())),
+            "whole_length": pa.array([prompt.whole_length for prompt in prompts], pa.int32()),
             "truncated": [prompt.truncated for prompt in prompts],
         }
     )

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,24 @@ def test_registering_remembers_and_refuses_another_folder(version: MimicVersion,
     register(home, version)
     register(home, version)
     assert registered(home, "v") == version
-    (tmp_path / "other").mkdir()
-    Path(version.directory).rename(tmp_path / "other" / "mimic")
+    other = MimicVersion("v", "mimic-iv", str(shutil.copytree(version.directory, tmp_path / "other")))
     with pytest.raises(MedcodeError, match="already; give this one another --name"):
-        register(home, MimicVersion("v", "mimic-iv", str(tmp_path / "other")))
+        register(home, other)
+    shutil.rmtree(version.directory)  # the folder moved: its name goes with it
+    register(home, other)
+    assert registered(home, "v") == other
+
+
+def test_tables_of_another_database_beside_it_do_not_matter(mimic_dir: Path, version: MimicVersion) -> None:
+    (mimic_dir / "ed").mkdir()
+    shutil.copy(mimic_dir / "hosp" / "patients.csv.gz", mimic_dir / "ed" / "patients.csv.gz")
+    assert find_files(version)["patients"].parent.name == "hosp"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "A", ""])
+def test_a_name_that_is_no_file_name_is_refused(version: MimicVersion, tmp_path: Path, name: str) -> None:
+    with pytest.raises(MedcodeError, match="--name"):
+        register(tmp_path / "home", MimicVersion(name, version.release, version.directory))
 
 
 def test_nothing_is_registered_when_a_column_is_missing(version: MimicVersion, tmp_path: Path) -> None:
