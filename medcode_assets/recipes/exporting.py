@@ -91,4 +91,4 @@ def sample_prompts(con: "duckdb.DuckDBPyConnection", bundle: Bundle, base: Local
     tokenizer = load_tokenizer(base.path)
     limit = bundle.manifest.decoding.max_prompt_tokens
     encoded = encode_prompts(tokenizer, bundle.manifest.prompt, [row[0] for row in rows], limit)
-    return [tokenizer.decode(prompt.input_ids, skip_special_tokens=True) for prompt in encoded]
+    return [str(tokenizer.decode(prompt.input_ids, skip_special_tokens=True)) for prompt in encoded]
