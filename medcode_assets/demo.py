@@ -57,19 +57,23 @@ def demo_bundle(home: Path) -> Path:
 
 
 def unseen_note(home: Path) -> tuple[str, list[tuple[str, str, str | None]]]:
-    """Return the first note of the demo's test split and its gold codes as (system, code, description)."""
+    """Return a note of the demo's test split, one with four codes, and its gold (system, code, description)."""
     from medcode_assets.warehouse import one_row, open_warehouse
 
     with open_warehouse(home / "warehouse" / f"{PARTITION}.duckdb", read_only=True) as con:
         row = one_row(
             con,
-            "SELECT note, list_transform(gold, lambda label: (SELECT {'s': system, 'c': code, 'd': description} "
-            "FROM icd.labels WHERE icd.labels.label = label)) FROM icd.examples JOIN icd.notes USING (example_id) "
-            "WHERE split = 'test' ORDER BY example_id LIMIT 1",
+            "SELECT example_id, note FROM icd.examples JOIN icd.notes USING (example_id) WHERE split = 'test' "
+            "ORDER BY len(gold) = 4 DESC, example_id LIMIT 1",
         )
-    if row is None:
-        raise MedcodeError("table icd.examples: no example in the test split; run the demo with more --admissions")
-    return row[0], [(gold["s"], gold["c"], gold["d"]) for gold in row[1]]
+        if row is None:
+            raise MedcodeError("table icd.examples: no example in the test split; run the demo with more --admissions")
+        gold = con.execute(
+            "SELECT system, code, description FROM icd.labels "
+            "WHERE label IN (SELECT unnest(gold) FROM icd.examples WHERE example_id = ?) ORDER BY label",
+            [row[0]],
+        ).fetchall()
+    return row[1], gold
 
 
 @contextmanager

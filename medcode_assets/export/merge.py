@@ -99,6 +99,6 @@ def _refuse_lost_weights(adapted: "PeftModel", adapter: Path, misfit: str) -> No
 
     with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
         stored = set(file.keys())
-    loaded = set(get_peft_model_state_dict(adapted))
+    loaded = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if lost := sorted(stored ^ loaded):
         raise MedcodeError(f"{misfit} ({len(lost)} weights without a counterpart, {lost[0]} for one)")

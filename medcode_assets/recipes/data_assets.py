@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 from tqdm import tqdm
 
-from medcode_assets.artifacts import making, required
+from medcode_assets.artifacts import made, making, required
 from medcode_assets.config import DataSettings, ModelSettings, Settings
 from medcode_assets.evaluation.plots import length_histogram
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
@@ -76,9 +76,14 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         """The base model: the embedded one, a local folder, or a Hugging Face id, downloaded once."""
         model = read(config, "model", ModelSettings)
         local = resolve_base_model(model.base, home.base_models, revision=model.revision)
-        made_from = fingerprint(id=local.id, revision=local.revision)
-        with making(home.artifact(recipe.name, context.partition_key, "base_model"), made_from) as (_, facts):
-            facts.update(id=local.id, revision=local.revision, path=str(local.path.resolve()))
+        chosen = {"id": local.id, "revision": local.revision, "path": str(local.path.resolve())}
+        made_from = fingerprint(**chosen)
+        target = home.artifact(recipe.name, context.partition_key, "base_model")
+        earlier = made(target)
+        unchanged = earlier is not None and earlier["fingerprint"] == made_from
+        if not unchanged:
+            with making(target, made_from) as (_, facts):
+                facts.update(chosen)
         weights = sum(file.stat().st_size for file in local.path.glob("*.safetensors"))
         return dg.MaterializeResult(
             metadata={
@@ -86,6 +91,7 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "revision": local.revision,
                 "path": dg.MetadataValue.path(local.path),
                 "weights_megabytes": round(weights / 1e6, 1),
+                "unchanged": unchanged,
             },
             data_version=dg.DataVersion(made_from),
         )
