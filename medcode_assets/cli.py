@@ -54,8 +54,9 @@ def main() -> None:
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Libraries warning their own authors: transformers of its own names, for one.
+    # Libraries warning their own authors: transformers of its own names, peft of a base model loaded from a folder.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")
     try:
         app()
     except MedcodeError as error:

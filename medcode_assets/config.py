@@ -20,6 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = PROJECT / "config" / "training-config.yaml"
 ENVIRONMENT_PREFIX = "MEDCODE_TRAIN_"
 
+Device = Literal["auto", "cuda", "mps", "cpu"]
 SYSTEMS = ("icd9cm", "icd9pcs", "icd10cm", "icd10pcs")
 
 
@@ -63,7 +64,7 @@ class TrainingSettings(_Section):
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
     gradient_checkpointing: bool = Field(default=True, description="Less memory for about a third more time.")
     checkpoint_minutes: float = Field(default=10.0, gt=0, description="Minutes between checkpoints.")
-    device: str = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
+    device: Device = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
     seed: int = Field(default=0, ge=0, description="Seed of weights, order and dropout.")
 
 
@@ -101,7 +102,7 @@ class EvaluationSettings(_Section):
 
     batch_size: int = Field(default=16, ge=1, description="Notes that are decoded together.")
     max_documents: int = Field(default=0, ge=0, description="Documents a split, the same each time; 0: all.")
-    device: str = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
+    device: Device = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
     untuned_base: bool = Field(default=True, description="Also evaluate the base model without the adapter.")
 
 

@@ -83,7 +83,11 @@ def serving(home: Path, bundle: Path) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "medcode_assets", "serve", "--port", str(port), "--output-dir", str(home)],
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "MEDCODE_SERVE_MODEL__BUNDLE": str(bundle)},
+        env={
+            **os.environ,
+            "MEDCODE_SERVE_MODEL__BUNDLE": str(bundle.resolve()),
+            "MEDCODE_SERVE_LOGGING__LEVEL": "WARNING",
+        },
     )
     try:
         _wait_until_loaded(f"http://127.0.0.1:{port}", process)

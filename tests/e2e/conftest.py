@@ -12,7 +12,8 @@ from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 
 SMALL = [
     "--base-model=embedded",
-    "--set=training.epochs=1",
+    "--set=training.epochs=0.5",
+    "--set=training.gradient_checkpointing=false",
     "--set=training.learning_rate=3e-3",
     "--set=training.batch_size=16",
     "--set=training.gradient_accumulation=1",

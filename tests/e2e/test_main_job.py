@@ -17,7 +17,7 @@ def test_the_run_publishes_a_bundle_with_its_whole_history(mimic_iv_job: Job) ->
     assert mimic_iv_job.result.returncode == 0, mimic_iv_job.result.stderr
     manifest = latest_bundle(mimic_iv_job.home / "bundles", "icd").manifest
     assert manifest.data.partition == "small"
-    assert set(manifest.data.sources) >= {"raw.notes", "raw.diagnoses_icd"}
+    assert set(manifest.data.sources) >= {"notes", "diagnoses_icd"}
     assert len(manifest.data.split_hash) == 64
     assert {metric.engine for metric in manifest.metrics} == {"adapter", "base_model", "frequency_prior"}
     assert {"micro_f1", "macro_f1"} <= {metric.name for metric in manifest.metrics}
