@@ -18,7 +18,8 @@ RAW_TABLES = tuple(table_specs("mimic-iv"))
 
 def mimic_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """Return the assets of this room; the settings are the launchpad's defaults."""
-    return [*(_raw_table(table, settings) for table in RAW_TABLES), *_derived_tables(settings)]
+    raw = [_raw_table(table, settings) for table in RAW_TABLES]
+    return [*raw, _cohort(settings), _facts(settings), _splits(settings)]
 
 
 def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
@@ -55,7 +56,7 @@ def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
     return raw_table
 
 
-def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
+def _cohort(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["mimic", "cohort"],
@@ -84,11 +85,15 @@ def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
                 metadata=table_metadata(con, built, preview), data_version=dg.DataVersion(built.fingerprint)
             )
 
+    return cohort
+
+
+def _facts(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["mimic", "facts"],
         group_name="mimic",
         partitions_def=MIMIC_VERSIONS,
-        deps=[cohort],
+        deps=[["mimic", "cohort"]],
         kinds={"duckdb", "sql"},
         code_version="1",
     )
@@ -110,11 +115,15 @@ def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
                 metadata=table_metadata(con, built, preview), data_version=dg.DataVersion(built.fingerprint)
             )
 
+    return facts
+
+
+def _splits(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["mimic", "splits"],
         group_name="mimic",
         partitions_def=MIMIC_VERSIONS,
-        deps=[facts],
+        deps=[["mimic", "facts"]],
         kinds={"duckdb", "sql"},
         code_version="1",
         check_specs=[
@@ -148,4 +157,4 @@ def _derived_tables(settings: Settings) -> list[dg.AssetsDefinition]:
                 check_results=[dg.AssetCheckResult(passed=twice == 0, metadata={"patients": twice})],
             )
 
-    return [cohort, facts, splits]
+    return splits
