@@ -25,12 +25,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 MimicDir = Annotated[Path, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")]
-Release = Annotated[str, typer.Option("--dataset-version", help="Release: mimic-iii or mimic-iv.")]
+Release = Annotated[str, typer.Option("--dataset-version", help="Release: mimic-iii, mimic-iv, or with its number: mimic-iv-3.1.")]
 Name = Annotated[
     str | None, typer.Option("--name", help="Name of this MIMIC version (its partition); from the folder if not given.")
 ]
-NumSamples = Annotated[
-    int | None, typer.Option("--num-samples", min=0, help="Patients at most, those with a note first; 0: all.")
+NumPatients = Annotated[
+    int | None, typer.Option("--num-patients", "--num-samples", min=0, help="Patients at most, those with a note first; 0: all.")
 ]
 Config = Annotated[
     Path | None, typer.Option("--config", help="Training settings; config/training-config.yaml if not given.")
@@ -90,7 +90,7 @@ def _stage_command(stage: str, purpose: str) -> None:
         mimic_dir: MimicDir,
         dataset_version: Release,
         name: Name = None,
-        num_samples: NumSamples = None,
+        num_patients: NumPatients = None,
         config: Config = None,
         output_dir: OutputDir = None,
         base_model: BaseModel = None,
@@ -101,7 +101,7 @@ def _stage_command(stage: str, purpose: str) -> None:
         from medcode_assets.commands import run_stage
 
         flags = {
-            "data.num_samples": num_samples,
+            "data.num_patients": num_patients,
             "model.base": base_model,
             "training.device": device,
             "evaluation.device": device,
@@ -137,12 +137,40 @@ UseLitellm = Annotated[
 ]
 
 
-@app.command()
-def register(mimic_dir: MimicDir, dataset_version: Release, name: Name = None, output_dir: OutputDir = None) -> None:
-    """Register a MIMIC folder as a version (a partition), for materializing in the Dagster UI."""
-    from medcode_assets.commands import register_version
+versions = typer.Typer(no_args_is_help=True, help="MIMIC versions: each is a partition of every asset.")
+app.add_typer(versions, name="versions")
 
-    register_version(output_dir or medcode_home(), mimic_dir, dataset_version, name)
+
+@versions.command("add")
+def versions_add(
+    mimic_dir: MimicDir, dataset_version: Release, name: Name = None, output_dir: OutputDir = None
+) -> None:
+    """Register a MIMIC folder as a version, for materializing in the Dagster UI."""
+    from medcode_assets.commands import add_mimic_version
+
+    add_mimic_version(output_dir or medcode_home(), mimic_dir, dataset_version, name)
+
+
+@versions.command("list")
+def versions_list(output_dir: OutputDir = None) -> None:
+    """Show the registered versions and how many assets each has."""
+    from medcode_assets.commands import list_mimic_versions
+
+    list_mimic_versions(output_dir or medcode_home())
+
+
+@versions.command("remove")
+def versions_remove(
+    name: Annotated[str, typer.Argument(help="Name of the version, as `medcode versions list` shows it.")],
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete its warehouse and artifacts, too; never MIMIC's own files.")
+    ] = False,
+    output_dir: OutputDir = None,
+) -> None:
+    """Forget a version; published bundles stay."""
+    from medcode_assets.commands import remove_mimic_version
+
+    remove_mimic_version(output_dir or medcode_home(), name, delete_data=delete_data)
 
 
 @app.command()

@@ -60,13 +60,13 @@ def materialize_version(
 
 def find_version(mimic_dir: Path, release: str, name: str | None) -> "MimicVersion":
     """Return the version that the flags describe. Raises MedcodeError if the release is unknown."""
-    from medcode_assets.mimic.sources import MimicVersion, table_specs, version_name
+    from medcode_assets.mimic.sources import MimicVersion
+    from medcode_assets.mimic.versions import version_name
 
-    table_specs(release)
     return MimicVersion(name or version_name(mimic_dir, release), release, str(mimic_dir.resolve()))
 
 
-def register_version(home: Path, mimic_dir: Path, release: str, name: str | None) -> None:
+def add_mimic_version(home: Path, mimic_dir: Path, release: str, name: str | None) -> None:
     """Register a MIMIC folder as a partition."""
     require_assets_extra()
     from medcode_assets.pipeline import add_version, open_instance
@@ -75,6 +75,39 @@ def register_version(home: Path, mimic_dir: Path, release: str, name: str | None
     with open_instance(home) as instance:
         add_version(instance, home, version)
     typer.echo(f"{version.name}: registered; materialize it in the Dagster UI: medcode ui{_output_dir_flag(home)}")
+
+
+def list_mimic_versions(home: Path) -> None:
+    """Print the registered versions and how far each is."""
+    require_assets_extra()
+    from medcode_assets.pipeline import open_instance, version_statuses
+
+    with open_instance(home) as instance:
+        statuses = version_statuses(instance, home)
+    if not statuses:
+        typer.echo(
+            f"no MIMIC version is registered in {home}: medcode versions add --mimic-dir DIR --dataset-version RELEASE"
+        )
+        return
+    width = max(len("name"), *(len(status.version.name) for status in statuses))
+    typer.echo(f"{'name':<{width}}  {'release':<14}  {'assets':<7}  folder")
+    for status in statuses:
+        done = f"{status.materialized}/{status.assets}"
+        version = status.version
+        typer.echo(f"{version.name:<{width}}  {version.release:<14}  {done:<7}  {version.directory}")
+        if status.problem:
+            typer.echo(f"{'':<{width}}  {status.problem}")
+
+
+def remove_mimic_version(home: Path, name: str, *, delete_data: bool) -> None:
+    """Forget a version, and delete what was made from it if asked to."""
+    require_assets_extra()
+    from medcode_assets.pipeline import open_instance, remove_version
+
+    with open_instance(home) as instance:
+        remove_version(instance, home, name, delete_data=delete_data)
+    deleted = " and its warehouse and artifacts deleted" if delete_data else ""
+    typer.echo(f"{name}: removed{deleted}; MIMIC's files and published bundles are as they were")
 
 
 def print_evaluation(home: Path, partition: str) -> None:

@@ -7,10 +7,10 @@ The Dagster launchpad shows the same fields (`medcode_assets.launchpad`).
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from medcode_serving.errors import MedcodeError
@@ -21,7 +21,9 @@ DEFAULT_CONFIG = PROJECT / "config" / "training-config.yaml"
 ENVIRONMENT_PREFIX = "MEDCODE_TRAIN_"
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
-SYSTEMS = ("icd9cm", "icd9pcs", "icd10cm", "icd10pcs")
+ICD_SYSTEMS = ("icd9cm", "icd9pcs", "icd10cm", "icd10pcs")
+SYSTEMS = (*ICD_SYSTEMS, "hcpcs", "cpt")
+"""CPT and HCPCS are read too, and are no targets by default: MIMIC has them for few admissions."""
 
 
 class _Section(BaseModel):
@@ -71,20 +73,39 @@ class TrainingSettings(_Section):
 class DataSettings(_Section):
     """What is read, asked for and tokenized."""
 
-    num_samples: int = Field(
+    num_patients: int = Field(
         default=0, ge=0, description="Patients at most, those with a discharge note first; 0: all."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the patient sample and of the splits.")
-    systems: list[str] = Field(default=list(SYSTEMS), min_length=1, description="Code systems to predict.")
+    split_method: Literal["random", "stratified", "file"] = Field(
+        default="random",
+        description="How patients come to train, validation and test: random, 80/10/10; stratified: the same shares of "
+        "the carriers of every rare code; file: as `split_file` says.",
+    )
+    split_file: str | None = Field(
+        default=None,
+        description="Published splits: a CSV, TSV, parquet or feather file with a column split and one of subject_id, "
+        "hadm_id, note_id or _id, or CAML's folder of *_hadm_ids.csv. Admissions that it does not name are left out.",
+    )
+    systems: list[str] = Field(
+        default=list(ICD_SYSTEMS),
+        min_length=1,
+        description=f"Code systems to predict, of {', '.join(SYSTEMS)}.",
+    )
     min_frequency: int = Field(
         default=0,
         ge=0,
-        description="Codes in fewer training admissions leave the task, in the gold too; 0: all stay, unseen ones "
+        description="Codes in fewer admissions leave the task, in the gold too; 0: all stay, unseen ones "
         "included. The literature uses 10.",
     )
-    top_codes: int = Field(default=0, ge=0, description="Only the N most frequent codes of training; 0: all.")
+    frequency_over: Literal["train", "all"] = Field(
+        default="train",
+        description="Where min_frequency and top_codes count: train, or all splits as the literature does, "
+        "which tells training a little of the test.",
+    )
+    top_codes: int = Field(default=0, ge=0, description="Only the N most frequent codes; 0: all.")
     max_prompt_tokens: int = Field(
-        default=4096, ge=64, description="Longer notes are shortened at their end, and counted."
+        default=4096, ge=64, description="Longer notes are shortened, least telling sections first, and counted."
     )
 
     @field_validator("systems")
@@ -95,6 +116,46 @@ class DataSettings(_Section):
             if system not in SYSTEMS:
                 raise ValueError(f"unknown code system {system!r}; choose from {', '.join(SYSTEMS)}")
         return systems
+
+    @model_validator(mode="after")
+    def _split_file_belongs_to_its_method(self) -> Self:
+        if (self.split_method == "file") != (self.split_file is not None):
+            raise ValueError("split_method: file and split_file go together; give both or neither")
+        return self
+
+
+class WarehouseSettings(_Section):
+    """How DuckDB works on a MIMIC version's file."""
+
+    memory_limit: str = Field(
+        default="2GB",
+        pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$",
+        description="Memory for tables and queries; what needs more goes through the temp folder.",
+    )
+    threads: int = Field(default=0, ge=0, description="Threads; 0: one a core.")
+    temp_folder: str | None = Field(
+        default=None, description="Folder for what does not fit into memory; none: beside the warehouse."
+    )
+    wait_minutes: float = Field(
+        default=60.0, ge=0, description="How long to wait for another process that uses the same version."
+    )
+
+
+class AutomationSettings(_Section):
+    """What happens by itself when a new MIMIC release appears."""
+
+    watch_folder: str | None = Field(
+        default=None, description="Folder into which new releases are downloaded; none: nothing is watched."
+    )
+    watch_seconds: int = Field(
+        default=300, ge=5, description="Between two looks at it; a release is complete once two looks agree."
+    )
+    retrain: bool = Field(
+        default=False, description="A new release is trained on, evaluated and published; else it is only tokenized."
+    )
+    cron_schedule: str = Field(
+        default="0 3 * * 0", description="When versions that are missing or whose files changed are requested again."
+    )
 
 
 class EvaluationSettings(_Section):
@@ -137,6 +198,8 @@ class Settings(BaseSettings):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     data: DataSettings = DataSettings()
+    warehouse: WarehouseSettings = WarehouseSettings()
+    automation: AutomationSettings = AutomationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     export: ExportSettings = ExportSettings()
     logging: LoggingSettings = LoggingSettings()

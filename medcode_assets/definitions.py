@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from medcode_assets.automation import PREPARE, TRAIN, new_releases_sensor, stale_versions_schedule
 from medcode_assets.config import Settings, load_settings
 from medcode_assets.mimic.assets import mimic_assets
 from medcode_assets.partitions import MIMIC_VERSIONS
@@ -39,13 +40,21 @@ def build_definitions(
             *(asset for recipe in RECIPES for asset in recipe_assets(recipe, settings)),
         ],
         jobs=[
+            # What a new release needs before anyone decides to train on it, and everything.
             dg.define_asset_job(
-                "icd", selection=dg.AssetSelection.groups("raw", "mimic", "icd"), partitions_def=MIMIC_VERSIONS
-            )
+                PREPARE,
+                selection=dg.AssetSelection.assets(["icd", "tokens"]).upstream(),
+                partitions_def=MIMIC_VERSIONS,
+            ),
+            dg.define_asset_job(
+                TRAIN, selection=dg.AssetSelection.groups("raw", "mimic", "icd"), partitions_def=MIMIC_VERSIONS
+            ),
         ],
+        sensors=[new_releases_sensor(settings.automation)],
+        schedules=[stale_versions_schedule(settings.automation)],
         resources={
             "home": Home(folder=str(home)),
-            "warehouse": Warehouse(database=str(home / "warehouse")),
+            "warehouse": Warehouse(database=str(home / "warehouse"), **settings.warehouse.model_dump()),
             **(resource_overrides or {}),
         },
         loggers={"terminal": terminal_logger, "console": dg.colored_console_logger},

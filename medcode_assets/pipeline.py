@@ -54,12 +54,74 @@ def open_instance(home: Path) -> Iterator["DagsterInstance"]:
 
 
 def add_version(instance: "DagsterInstance", home: Path, version: "MimicVersion") -> None:
-    """Register a MIMIC folder and its partition. Raises MedcodeError as `medcode_assets.mimic.sources.register`."""
-    from medcode_assets.mimic.sources import register
+    """Register a MIMIC folder and its partition. Raises MedcodeError as `medcode_assets.mimic.versions.register`."""
+    from medcode_assets.mimic.versions import register
     from medcode_assets.partitions import MIMIC_VERSIONS
 
     register(home, version)
     instance.add_dynamic_partitions(str(MIMIC_VERSIONS.name), [version.name])
+
+
+def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete_data: bool = False) -> None:
+    """Forget a MIMIC version and its partition; with `delete_data` its warehouse and artifacts go, too.
+
+    MIMIC's own files and published bundles stay.
+
+    Raises:
+        MedcodeError: it is not registered, or its warehouse is in use.
+    """
+    from medcode_assets.locks import waiting_lock
+    from medcode_assets.mimic.versions import registered, unregister
+    from medcode_assets.partitions import MIMIC_VERSIONS
+
+    registered(home, name)
+    if delete_data:
+        file = home / "warehouse" / f"{name}.duckdb"
+        with waiting_lock(
+            file.with_suffix(".lock"), exclusive=True, purpose=f"versions remove {name}", wait_seconds=0
+        ):
+            file.unlink(missing_ok=True)
+            file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
+            for artifacts in (home / "artifacts").glob(f"*/{name}"):
+                shutil.rmtree(artifacts)
+    unregister(home, name)
+    instance.delete_dynamic_partition(str(MIMIC_VERSIONS.name), name)
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """A registered version and how far it is."""
+
+    version: "MimicVersion"
+    materialized: int
+    """Assets that were materialized for it."""
+    assets: int
+    problem: str | None
+    """Why it cannot be materialized now, or what changed since."""
+
+
+def version_statuses(instance: "DagsterInstance", home: Path) -> list[VersionStatus]:
+    """Return every registered version with what has been materialized for it."""
+    from medcode_assets.automation import materialized_signature
+    from medcode_assets.definitions import build_definitions
+    from medcode_assets.mimic.sources import find_files, stat_signature
+    from medcode_assets.mimic.versions import all_registered
+
+    keys = build_definitions(home).resolve_asset_graph().get_all_asset_keys()
+    made = {key: instance.get_materialized_partitions(key) for key in keys}
+    statuses = []
+    for version in all_registered(home):
+        count = sum(version.name in partitions for partitions in made.values())
+        try:
+            signature = stat_signature(find_files(version))
+        except MedcodeError as error:
+            statuses.append(VersionStatus(version, count, len(keys), str(error)))
+            continue
+        notes = next(key for key in keys if key.path == ["raw", "notes"])
+        loaded = materialized_signature(instance, version.name, notes)
+        changed = "its files changed since they were loaded" if loaded not in (None, signature) else None
+        statuses.append(VersionStatus(version, count, len(keys), changed))
+    return statuses
 
 
 @dataclass(frozen=True)

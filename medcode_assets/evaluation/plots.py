@@ -1,6 +1,6 @@
 """Pictures for the Dagster UI and the report: each function returns a PNG's bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,22 @@ def loss_curve(points: Sequence[tuple[int, float]], eval_points: Sequence[tuple[
         axis.set_ylim(bottom=0)
         axis.margins(x=0.02)
         if points or eval_points:
+            axis.legend(loc="upper right")
+        return _png(figure)
+
+
+def code_frequencies(admissions: Mapping[str, Sequence[int]]) -> bytes:
+    """Draw in how many admissions each code is, by its rank within its system, both axes logarithmic.
+
+    Args:
+        admissions: By system, the number of admissions of every code, most frequent first.
+    """
+    with _figure(width=6.0, height=3.0) as (figure, axes):
+        axis = axes[0]
+        axis.set(xlabel="rank of the code", ylabel="admissions", title="Code frequencies", xscale="log", yscale="log")
+        for colour, (system, counts) in zip(_COLOURS, admissions.items(), strict=False):
+            axis.plot(range(1, len(counts) + 1), counts, color=colour, label=f"{system}: {len(counts):,} codes")
+        if admissions:
             axis.legend(loc="upper right")
         return _png(figure)
 

@@ -1,19 +1,37 @@
-"""Dagster assets of the MIMIC room: a raw table each, cohort, facts, splits."""
+"""Dagster assets of the MIMIC room: a raw table each, cohort, facts, splits; their checks come from checks.yaml."""
+
+from pathlib import Path
 
 import dagster as dg
 
 from medcode_assets.config import DataSettings, Settings
+from medcode_assets.evaluation.plots import code_frequencies
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
-from medcode_assets.metadata import table_metadata
-from medcode_assets.mimic.load import load_table
-from medcode_assets.mimic.sources import find_files, registered, table_specs
+from medcode_assets.metadata import picture, table_metadata
+from medcode_assets.mimic.checks import Outcome, checks_of, run_checks
+from medcode_assets.mimic.load import load_table, source_facts
+from medcode_assets.mimic.sources import (
+    FAMILIES,
+    find_files,
+    known_version,
+    published_sha256,
+    release_spec,
+    stat_signature,
+    table_specs,
+)
 from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits, split_hash
+from medcode_assets.mimic.versions import registered
 from medcode_assets.partitions import MIMIC_VERSIONS
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 
 RAW_TABLES = tuple(table_specs("mimic-iv"))
 """Every release is read into tables of these names, so that one graph serves all."""
+RAW_SPECS = {
+    table: {release_spec(family).title: table_specs(family)[table] for family in FAMILIES} for table in RAW_TABLES
+}
+RELEASE_SIGNATURE = "release_signature"
+"""Metadata of raw tables: size and time of change of all files of the release (`medcode_assets.automation`)."""
 
 
 def mimic_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -23,14 +41,19 @@ def mimic_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 
 def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
+    key = dg.AssetKey(["raw", table])
+
     @dg.asset(
-        key=["raw", table],
+        key=key,
         group_name="raw",
         partitions_def=MIMIC_VERSIONS,
         kinds={"csv", "duckdb"},
-        code_version="1",
-        description=f"MIMIC's table `{table_specs('mimic-iv')[table].file}` (or MIMIC-III's "
-        f"`{table_specs('mimic-iii')[table].file}`) with declared types; reloaded when the file's sha256 changes.",
+        code_version="2",
+        description=_raw_description(table),
+        check_specs=[
+            dg.AssetCheckSpec("expected_rows", asset=key, description="As many rows as the release is known to have."),
+            dg.AssetCheckSpec("checksum", asset=key, description="The file is the one of PhysioNet's SHA256SUMS.txt."),
+        ],
     )
     @launched_with("raw", settings)
     def raw_table(
@@ -40,31 +63,66 @@ def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
         version = registered(home.path, context.partition_key)
-        path = find_files(version)[table]
-        with warehouse.connect(context.partition_key) as con:
-            spec = table_specs(version.release)[table]
+        files = find_files(version)
+        path = files.get(table)
+        spec = table_specs(version.release)[table]
+        with warehouse.connect(context) as con:
             built = load_table(con, spec, path, drop_existing=config.drop_existing)
-            return dg.MaterializeResult(
-                metadata={
-                    **table_metadata(con, built),
-                    "source": dg.MetadataValue.path(path),
-                    "release": version.release,
-                },
-                data_version=dg.DataVersion(built.fingerprint),
-            )
+            metadata = table_metadata(con, built)
+            sha256 = source_facts(con, spec, path)["sha256"] if path else None
+        return dg.MaterializeResult(
+            metadata={
+                **metadata,
+                "source": dg.MetadataValue.path(path) if path else "not in this folder, left empty",
+                "release": version.release,
+                RELEASE_SIGNATURE: stat_signature(files),
+            },
+            data_version=dg.DataVersion(built.fingerprint),
+            check_results=[
+                _expected_rows(spec.rows.get(known_version(version, path) or "", ()) if path else (), built.rows),
+                _checksum(published_sha256(path, Path(version.directory)) if path else None, sha256),
+            ],
+        )
 
     return raw_table
 
 
+def _raw_description(table: str) -> str:
+    names = [f"{title}'s `{spec.file}`" for title, spec in RAW_SPECS[table].items() if spec.file]
+    return f"{' or '.join(names)} with declared types; reloaded when the file's sha256 changes."
+
+
+def _expected_rows(expected: tuple[int, ...], rows: int) -> dg.AssetCheckResult:
+    if not expected:
+        return dg.AssetCheckResult(passed=True, check_name="expected_rows", metadata={"rows": rows, "expected": "unknown"})
+    return dg.AssetCheckResult(
+        passed=rows in expected,
+        check_name="expected_rows",
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"rows": rows, "expected": " or ".join(map(str, expected)), "difference": rows - expected[0]},
+    )
+
+
+def _checksum(published: str | None, sha256: str | None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=published in (None, sha256),
+        check_name="checksum",
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"sha256": sha256 or "no file", "published": published or "not listed"},
+    )
+
+
 def _cohort(settings: Settings) -> dg.AssetsDefinition:
+    key = dg.AssetKey(["mimic", "cohort"])
 
     @dg.asset(
-        key=["mimic", "cohort"],
+        key=key,
         group_name="mimic",
         partitions_def=MIMIC_VERSIONS,
         deps=[["raw", table] for table in RAW_TABLES],
         kinds={"duckdb", "sql"},
-        code_version="1",
+        code_version="2",
+        check_specs=_check_specs(key),
     )
     @launched_with("cohort", settings)
     def cohort(
@@ -73,29 +131,35 @@ def _cohort(settings: Settings) -> dg.AssetsDefinition:
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
-        """Patients, those with a discharge note first, at most `data.num_samples` of them."""
+        """Patients, those with a discharge note first, at most `data.num_patients` of them."""
         release = registered(home.path, context.partition_key).release
-        with warehouse.connect(context.partition_key) as con:
-            built = build_cohort(con, release, read(config, "data", DataSettings), rebuild=config.drop_existing)
+        data = read(config, "data", DataSettings)
+        with warehouse.connect(context) as con:
+            built = build_cohort(con, release, data, rebuild=config.drop_existing)
             preview = (
                 "SELECT gender, count(*) AS patients, count(*) FILTER (discharge_notes > 0) AS with_discharge_note, "
                 "sum(discharge_notes) AS discharge_notes FROM cohort GROUP BY gender ORDER BY gender"
             )
             return dg.MaterializeResult(
-                metadata=table_metadata(con, built, preview), data_version=dg.DataVersion(built.fingerprint)
+                metadata=table_metadata(con, built, preview),
+                data_version=dg.DataVersion(built.fingerprint),
+                check_results=_check_results(run_checks(con, key.to_user_string(), data)),
             )
 
     return cohort
 
 
 def _facts(settings: Settings) -> dg.AssetsDefinition:
+    key = dg.AssetKey(["mimic", "facts"])
+
     @dg.asset(
-        key=["mimic", "facts"],
+        key=key,
         group_name="mimic",
         partitions_def=MIMIC_VERSIONS,
         deps=[["mimic", "cohort"]],
         kinds={"duckdb", "sql"},
-        code_version="1",
+        code_version="2",
+        check_specs=_check_specs(key),
     )
     @launched_with("facts", settings)
     def facts(
@@ -103,37 +167,39 @@ def _facts(settings: Settings) -> dg.AssetsDefinition:
         config: LaunchConfig,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
-        """One row an admission: patient, text of its discharge notes, codes with system and rank."""
-        with warehouse.connect(context.partition_key) as con:
+        """One row an admission: patient, its discharge notes, its codes with system and rank. View `documents`: text."""
+        with warehouse.connect(context) as con:
             built = build_facts(con, rebuild=config.drop_existing)
             preview = (
-                "SELECT coded.system, count(*) AS codes, count(DISTINCT coded.code) AS distinct_codes, "
-                "count(DISTINCT hadm_id) AS admissions "
-                "FROM facts, LATERAL (SELECT unnest(codes, max_depth := 2)) AS coded GROUP BY 1 ORDER BY 1"
+                "SELECT system, sum(admissions) AS codes, count(*) AS distinct_codes, max(admissions) AS most_frequent, "
+                "count(*) FILTER (admissions < 10) AS in_fewer_than_10 FROM codes GROUP BY system ORDER BY system"
             )
+            frequencies = con.execute(
+                "SELECT system, list(admissions ORDER BY admissions DESC) FROM codes GROUP BY system ORDER BY system"
+            ).fetchall()
             return dg.MaterializeResult(
-                metadata=table_metadata(con, built, preview), data_version=dg.DataVersion(built.fingerprint)
+                metadata={
+                    **table_metadata(con, built, preview),
+                    "code_frequencies": picture(code_frequencies(dict(frequencies)), "admissions by rank of the code"),
+                },
+                data_version=dg.DataVersion(built.fingerprint),
+                check_results=_check_results(run_checks(con, key.to_user_string(), DataSettings())),
             )
 
     return facts
 
 
 def _splits(settings: Settings) -> dg.AssetsDefinition:
+    key = dg.AssetKey(["mimic", "splits"])
+
     @dg.asset(
-        key=["mimic", "splits"],
+        key=key,
         group_name="mimic",
         partitions_def=MIMIC_VERSIONS,
         deps=[["mimic", "facts"]],
         kinds={"duckdb", "sql"},
-        code_version="1",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "no_patient_in_two_splits",
-                asset=dg.AssetKey(["mimic", "splits"]),
-                blocking=True,
-                description="A patient on both sides would let the model recognise, not read.",
-            )
-        ],
+        code_version="2",
+        check_specs=_check_specs(key),
     )
     @launched_with("splits", settings)
     def splits(
@@ -141,20 +207,45 @@ def _splits(settings: Settings) -> dg.AssetsDefinition:
         config: LaunchConfig,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
-        """Patients to train, validation and test, 80/10/10 by `data.seed`."""
-        with warehouse.connect(context.partition_key) as con:
-            built = build_splits(con, read(config, "data", DataSettings), rebuild=config.drop_existing)
+        """Admissions to train, validation and test, by patient: 80/10/10 by `data.seed`, or as a split file says."""
+        data = read(config, "data", DataSettings)
+        with warehouse.connect(context) as con:
+            built = build_splits(con, data, rebuild=config.drop_existing)
             preview = (
-                "SELECT split, count(DISTINCT subject_id) AS patients, count(hadm_id) AS admissions "
-                "FROM splits JOIN facts USING (subject_id) GROUP BY split ORDER BY admissions DESC"
+                "SELECT split, count(DISTINCT splits.subject_id) AS patients, count(*) AS admissions, "
+                "avg(len(codes)) AS codes_per_admission FROM splits JOIN facts USING (hadm_id) "
+                "GROUP BY split ORDER BY admissions DESC"
             )
-            twice = con.execute(
-                "SELECT count(*) FROM (SELECT subject_id FROM splits GROUP BY subject_id HAVING count(*) > 1)"
-            ).fetchall()[0][0]
             return dg.MaterializeResult(
-                metadata={**table_metadata(con, built, preview), "split_hash": split_hash(con)},
+                metadata={
+                    **table_metadata(con, built, preview),
+                    "split_method": data.split_method,
+                    "split_hash": split_hash(con),
+                },
                 data_version=dg.DataVersion(built.fingerprint),
-                check_results=[dg.AssetCheckResult(passed=twice == 0, metadata={"patients": twice})],
+                check_results=_check_results(run_checks(con, key.to_user_string(), data)),
             )
 
     return splits
+
+
+def _check_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            check.name, asset=key, description=check.description, blocking=check.block_above is not None
+        )
+        for check in checks_of(key.to_user_string())
+    ]
+
+
+def _check_results(outcomes: list[Outcome]) -> list[dg.AssetCheckResult]:
+    severities = {True: dg.AssetCheckSeverity.ERROR, False: dg.AssetCheckSeverity.WARN}
+    return [
+        dg.AssetCheckResult(
+            passed=outcome.passed,
+            check_name=outcome.check.name,
+            severity=severities[outcome.blocks],
+            metadata={"wrong": outcome.wrong, "of": outcome.of, "share": outcome.share},
+        )
+        for outcome in outcomes
+    ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.mimic.sources import TableSpec, check_columns, header
-from medcode_assets.warehouse import Built, build_table, fingerprint
+from medcode_assets.warehouse import Built, build_table, fingerprint, quoted, recorded
 from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     import duckdb
 
 DOWNLOAD_AGAIN = "download it again and compare SHA256SUMS.txt"
+ABSENT = "absent"
+"""Stands for the sha256 of an optional file that is not there."""
 
 
-def load_table(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *, drop_existing: bool = False) -> Built:
+def load_table(
+    con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path | None, *, drop_existing: bool = False
+) -> Built:
     """Load a MIMIC file into `raw.<table>`; skipped while the file's sha256 and the spec are unchanged.
 
-    The earlier table stays until the new one is complete.
+    The earlier table stays until the new one is complete. Without a path (an optional file that is not there) the
+    table is made empty.
 
     Raises:
         MedcodeError: a column is missing, the file is cut off or malformed, a value has the wrong type, or there are
@@ -26,16 +31,19 @@ def load_table(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *,
     """
     import duckdb
 
+    if path is None:
+        made_from = fingerprint(source=ABSENT, spec=repr(spec), version=2)
+        return build_table(con, f"raw.{spec.name}", _empty(spec), made_from, recorded={"sha256": ABSENT})
     check_columns(path, spec)
-    sha256 = file_sha256(path)
-    made_from = fingerprint(source=sha256, spec=repr(spec), version=1)
+    source = source_facts(con, spec, path)
+    made_from = fingerprint(source=source["sha256"], spec=repr(spec), version=2)
     try:
         return build_table(
             con,
             f"raw.{spec.name}",
             _select(spec, path),
             made_from,
-            recorded={"sha256": sha256},
+            recorded=source,
             rebuild=drop_existing,
             compression="zstd" if "text" in spec.columns else "auto",
             check=lambda rows: _refuse_empty(spec, path, rows),
@@ -44,16 +52,31 @@ def load_table(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path, *,
         raise _refusal(con, spec, path, error) from None
 
 
+def source_facts(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path) -> dict[str, str]:
+    """Return a file's sha256 and stat; a file whose stat is as it was when it was loaded is not read again."""
+    stat = path.stat()
+    seen = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    known = recorded(con, f"raw.{spec.name}")
+    sha256 = known["sha256"] if known.get("stat") == seen else file_sha256(path)
+    return {"sha256": sha256, "stat": seen}
+
+
 def _select(spec: TableSpec, path: Path) -> str:
     """Cast each declared column from text, so that no type and no dialect is guessed from the first rows."""
-    columns = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in spec.columns.items())
-    return f"SELECT {columns} FROM {_read_csv(path)}" + (f" WHERE {spec.keep}" if spec.keep else "")
+    columns = [f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in spec.columns.items()]
+    columns += [f"{expression} AS {name}" for name, expression in spec.derived.items()]
+    return f"SELECT {', '.join(columns)} FROM {_read_csv(path)}" + (f" WHERE {spec.keep}" if spec.keep else "")
+
+
+def _empty(spec: TableSpec) -> str:
+    columns = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in spec.columns.items())
+    return f"SELECT {columns} WHERE false"
 
 
 def _read_csv(path: Path) -> str:
-    names = ", ".join(f"'{_quoted(name)}': 'VARCHAR'" for name in header(path))
+    names = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header(path))
     return (
-        f"read_csv('{_quoted(str(path))}', columns = {{{names}}}, auto_detect = false, header = true, "
+        f"read_csv({quoted(str(path))}, columns = {{{names}}}, auto_detect = false, header = true, "
         "delim = ',', quote = '\"', escape = '\"', nullstr = '', max_line_size = 16777216)"
     )
 
@@ -95,8 +118,6 @@ def _unreadable(path: Path, message: str) -> MedcodeError:
         return MedcodeError(f"{path}: line {line[1]} has not the columns of the header; {DOWNLOAD_AGAIN}")
     if "GZIP" in message.upper():
         return MedcodeError(f"{path}: the gzip file is cut off or broken; {DOWNLOAD_AGAIN}")
+    if "NO SPACE LEFT" in message.upper():
+        return MedcodeError(f"{path}: the disk of the warehouse is full; free some space, the earlier table is intact")
     return MedcodeError(f"{path}: cannot be read as CSV; {DOWNLOAD_AGAIN}")
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -1,20 +1,24 @@
-"""Registered MIMIC versions: which folder holds which release, and where in it each table's file lies."""
+"""MIMIC's files: what each release has as data (specs/), and where below a folder each table's file lies."""
 
 import csv
 import gzip
-import json
+import os
 import re
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from medcode_assets.warehouse import fingerprint
 from medcode_serving.errors import MedcodeError
 
-RELEASES = ("mimic-iii", "mimic-iv")
+FAMILIES = ("mimic-iii", "mimic-iv")
+CSV_FILE = re.compile(r"(.+)\.csv(\.gz)?", flags=re.IGNORECASE)
+CHECKSUMS = "SHA256SUMS.txt"
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,29 @@ class TableSpec:
     """How one raw table is read: file, columns and their DuckDB types."""
 
     name: str
-    file: str
+    file: str | None
+    """Path without suffix, as in the release; None: the release has no such table, and it stays empty."""
     columns: dict[str, str]
+    derived: dict[str, str] = field(default_factory=dict)
+    """More columns: SQL over the declared ones."""
     keep: str | None = None
     """SQL condition; rows that do not meet it are not loaded."""
     origin: str | None = None
     """Where the file comes from, if not from the release itself."""
     must_have_rows: bool = False
+    optional: bool = False
+    """A folder without the file is complete all the same; the table is empty then."""
+    rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Published numbers of loaded rows, by version of the release."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A family of MIMIC releases with the same files and columns."""
+
+    title: str
+    versions: tuple[str, ...]
+    tables: dict[str, TableSpec]
 
 
 @dataclass(frozen=True)
@@ -37,34 +57,69 @@ class MimicVersion:
 
     name: str
     release: str
+    """As `--dataset-version` has it: mimic-iv, or mimic-iv-3.1 where one folder holds several."""
     directory: str
 
 
-@cache
-def table_specs(release: str) -> dict[str, TableSpec]:
-    """Return the specs of a release's tables by table name (specs/<release>.yaml).
+def dataset_versions() -> list[str]:
+    """Return what `--dataset-version` may be: mimic-iii, mimic-iii-1.4, mimic-iv, ..."""
+    return [name for family in FAMILIES for name in (family, *(f"{family}-{v}" for v in _release(family).versions))]
+
+
+def split_release(release: str) -> tuple[str, str | None]:
+    """Return family and version of a release: `mimic-iv-3.1` → (mimic-iv, 3.1), `mimic-iv` → (mimic-iv, None).
 
     Raises:
         MedcodeError: the release is unknown.
     """
-    if release not in RELEASES:
-        raise MedcodeError(f"--dataset-version {release}: unknown; choose one of {', '.join(RELEASES)}")
-    text = resources.files(__package__).joinpath("specs", f"{release}.yaml").read_text()
-    return {
-        name: TableSpec(
-            name=name,
-            file=table["file"],
-            columns=table["columns"],
-            keep=table.get("keep"),
-            origin=table.get("from"),
-            must_have_rows=table.get("must_have_rows", False),
-        )
-        for name, table in yaml.safe_load(text)["tables"].items()
-    }
+    for family in FAMILIES:
+        if release == family:
+            return family, None
+        for version in _release(family).versions:
+            if release == f"{family}-{version}":
+                return family, version
+    raise MedcodeError(f"--dataset-version {release}: unknown; choose one of {', '.join(dataset_versions())}")
+
+
+def release_spec(release: str) -> Release:
+    """Return what a release has (specs/<family>.yaml). Raises MedcodeError if it is unknown."""
+    return _release(split_release(release)[0])
+
+
+def table_specs(release: str) -> dict[str, TableSpec]:
+    """Return the specs of a release's tables by table name. Raises MedcodeError if the release is unknown."""
+    return release_spec(release).tables
+
+
+@cache
+def _release(family: str) -> Release:
+    spec = yaml.safe_load(resources.files(__package__).joinpath("specs", f"{family}.yaml").read_text())
+    return Release(
+        title=spec["title"],
+        versions=tuple(spec["versions"]),
+        tables={name: _table(name, table) for name, table in spec["tables"].items()},
+    )
+
+
+def _table(name: str, table: dict[str, Any]) -> TableSpec:
+    counts = {version: rows if isinstance(rows, list) else [rows] for version, rows in table.get("rows", {}).items()}
+    return TableSpec(
+        name=name,
+        file=table["file"],
+        columns=table["columns"],
+        derived=table.get("derived", {}),
+        keep=table.get("keep"),
+        origin=table.get("from"),
+        must_have_rows=table.get("must_have_rows", False),
+        optional=table.get("optional", False),
+        rows={version: tuple(rows) for version, rows in counts.items()},
+    )
 
 
 def find_files(version: MimicVersion) -> dict[str, Path]:
     """Find the file of every table below the version's folder, in any letter case, `.csv` or `.csv.gz`.
+
+    Optional tables without a file are not in the result. Links to folders are followed.
 
     Raises:
         MedcodeError: the folder or a file is missing (all missing ones are named), or two files claim one table.
@@ -73,19 +128,18 @@ def find_files(version: MimicVersion) -> dict[str, Path]:
     if not root.is_dir():
         raise MedcodeError(f"--mimic-dir {root}: no such folder")
     by_stem: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        match = re.fullmatch(r"(.+)\.csv(\.gz)?", path.name, flags=re.IGNORECASE)
-        if match and path.is_file():
-            by_stem.setdefault(match[1].lower(), []).append(path)
+    for path in csv_files(root):
+        by_stem.setdefault(stem(path), []).append(path)
     found, missing = {}, []
     for spec in table_specs(version.release).values():
-        candidates = _best(by_stem.get(Path(spec.file).name.lower(), []), spec.file)
+        if spec.file is None:
+            continue
+        candidates = _best(by_stem.get(Path(spec.file).name.lower(), []), spec, version)
         if len(candidates) > 1:
-            names = " and ".join(str(path.relative_to(root)) for path in candidates)
-            raise MedcodeError(f"{root}: {names} both claim table {spec.name}; keep one, or give the inner folder")
+            raise _ambiguous(root, spec, candidates, version.release)
         if candidates:
             found[spec.name] = candidates[0]
-        else:
+        elif not spec.optional:
             missing.append(f"{spec.file}.csv.gz" + (f" (from {spec.origin})" if spec.origin else ""))
     if missing:
         raise MedcodeError(
@@ -95,11 +149,52 @@ def find_files(version: MimicVersion) -> dict[str, Path]:
     return found
 
 
-def _best(candidates: list[Path], expected: str) -> list[Path]:
-    """Keep the candidates in the expected folder (hosp/patients) if there are any: other databases lie beside it."""
-    folder = str(Path(expected).parent).lower()
-    inside = [path for path in candidates if path.parent.name.lower() == folder]
-    return inside or candidates
+def csv_files(root: Path) -> list[Path]:
+    """Return the CSV files below a folder, sorted; links to folders are followed, each folder once."""
+    found, seen = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        found += [Path(folder, name) for name in names if CSV_FILE.fullmatch(name)]
+    return sorted(path for path in found if path.is_file())
+
+
+def stem(path: Path) -> str:
+    """Return a CSV file's name without its suffixes, in lower case: `NOTEEVENTS.csv.gz` → `noteevents`."""
+    match = CSV_FILE.fullmatch(path.name)
+    return match[1].lower() if match else path.name.lower()
+
+
+def _best(candidates: list[Path], spec: TableSpec, version: MimicVersion) -> list[Path]:
+    """Keep the candidates in the expected folder (hosp/patients), and of the version, if there are any.
+
+    Other databases and other releases may lie beside: `mimiciv/2.2/hosp`, `mimiciv/3.1/hosp`, `mimic-iv-ed/2.2/ed`.
+    """
+    folder = str(Path(spec.file or "").parent).lower()
+    inside = [path for path in candidates if path.parent.name.lower() == folder] or candidates
+    number = split_release(version.release)[1]
+    of_version = [path for path in inside if number in path.relative_to(version.directory).parts]
+    return of_version or inside
+
+
+def _ambiguous(root: Path, spec: TableSpec, candidates: list[Path], release: str) -> MedcodeError:
+    names = " and ".join(str(path.relative_to(root)) for path in candidates)
+    family = split_release(release)[0]
+    numbered = " or ".join(f"{family}-{number}" for number in _release(family).versions)
+    return MedcodeError(
+        f"{root}: {names} both claim table {spec.name}; keep one, give the inner folder, or say which release: "
+        f"--dataset-version {numbered}"
+    )
+
+
+def known_version(version: MimicVersion, path: Path) -> str | None:
+    """Return a file's version of its release, where registration or PhysioNet's folder names tell it."""
+    number = split_release(version.release)[1]
+    parts = path.resolve().parts
+    return number or next((known for known in release_spec(version.release).versions if known in parts), None)
 
 
 def header(path: Path) -> list[str]:
@@ -112,7 +207,7 @@ def header(path: Path) -> list[str]:
         with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as stream:
             names = next(csv.reader(stream), [])
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise MedcodeError(f"{path}: broken gzip file; download it again and compare SHA256SUMS.txt") from None
+        raise MedcodeError(f"{path}: broken gzip file; download it again and compare {CHECKSUMS}") from None
     except (UnicodeDecodeError, csv.Error):
         raise MedcodeError(f"{path}: not a CSV file in UTF-8; download it again") from None
     if not names:
@@ -131,54 +226,22 @@ def check_columns(path: Path, spec: TableSpec) -> None:
         )
 
 
-def register(home: Path, version: MimicVersion) -> dict[str, Path]:
-    """Remember a version after checking that its files and columns are there; return the files by table.
-
-    A folder that was moved may come back under its name: fingerprints tell whether its files are still the same.
-
-    Raises:
-        MedcodeError: a file or column is missing, another folder is registered under the name, or the name would be
-            no file name.
-    """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", version.name):
-        raise MedcodeError(f"--name {version.name}: use small letters, digits, dots, dashes and underscores only")
-    files = find_files(version)
-    for name, path in files.items():
-        check_columns(path, table_specs(version.release)[name])
-    record = _record(home, version.name)
-    known = registered(home, version.name) if record.exists() else version
-    moved = known.release == version.release and not Path(known.directory).exists()
-    if known != version and not moved:
-        raise MedcodeError(
-            f"MIMIC version {version.name!r} is {known.release} in {known.directory} already; "
-            "give this one another --name"
-        )
-    record.parent.mkdir(parents=True, exist_ok=True)
-    aside = record.with_suffix(".new")
-    aside.write_text(json.dumps(asdict(version), indent=2))
-    aside.replace(record)
-    return files
+def published_sha256(path: Path, root: Path) -> str | None:
+    """Return a file's sha256 as the SHA256SUMS.txt in its folder or one above says, up to `root`; None: not listed."""
+    for folder in path.parents:
+        sums = folder / CHECKSUMS
+        if sums.is_file():
+            wanted = str(path.relative_to(folder)).lower()
+            for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+                sha256, _, name = line.strip().partition(" ")
+                if name.strip().lstrip("*").removeprefix("./").lower() == wanted:
+                    return sha256.lower()
+        if folder == root:
+            break
+    return None
 
 
-def registered(home: Path, name: str) -> MimicVersion:
-    """Return a registered version. Raises MedcodeError if there is none of that name."""
-    try:
-        return MimicVersion(**json.loads(_record(home, name).read_text()))
-    except FileNotFoundError:
-        raise MedcodeError(
-            f"MIMIC version {name!r} is not registered in {home}: "
-            f"medcode register --mimic-dir DIR --dataset-version mimic-iii|mimic-iv --name {name}"
-        ) from None
-
-
-def version_name(directory: Path, release: str) -> str:
-    """Return the partition name of a folder: its own name, with the release where that says too little.
-
-    `physionet.org/files/mimiciv/3.1` → `mimic-iv-3.1`; `codiesp-mimic-iv` → `codiesp-mimic-iv`.
-    """
-    name = re.sub(r"[^a-z0-9.]+", "-", directory.resolve().name.lower()).strip("-.")
-    return name if name[:1].isalpha() else f"{release}-{name}".rstrip("-")
-
-
-def _record(home: Path, name: str) -> Path:
-    return home / "sources" / f"{name}.json"
+def stat_signature(files: dict[str, Path]) -> str:
+    """Return a fingerprint of the files' sizes and times of change, which tells in no time whether to look closer."""
+    stats = {table: (str(path), path.stat().st_size, path.stat().st_mtime_ns) for table, path in files.items()}
+    return fingerprint(files=stats)

@@ -1,11 +1,13 @@
 """Raw tables to cohort, facts and splits: each step one SELECT in sql/, made only when something changed."""
 
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.config import DataSettings
-from medcode_assets.mimic.sources import table_specs
-from medcode_assets.warehouse import Built, build_table, fingerprint, inputs, one_value
+from medcode_assets.mimic.published_splits import load_published_splits
+from medcode_assets.mimic.sources import split_release, table_specs
+from medcode_assets.warehouse import Built, build_table, built, fingerprint, inputs, one_value, write_table
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -21,8 +23,12 @@ def sql(name: str) -> str:
 
 
 def create_views(con: "duckdb.DuckDBPyConnection", release: str) -> str:
-    """Lay the release's views (discharge_notes, coded, titles) over its raw tables; return their SQL."""
-    views = sql("macros") + sql(f"{release}-views")
+    """Lay the release's views (discharge_notes, diagnoses, procedures, billed, coded, titles) over its raw tables.
+
+    Returns:
+        Their SQL, for fingerprints.
+    """
+    views = sql("macros") + sql(f"{split_release(release)[0]}-views") + sql("codes-views")
     con.execute(views)
     return views
 
@@ -32,7 +38,7 @@ def build_cohort(
 ) -> Built:
     """Choose the patients: table `cohort` (subject_id, gender, discharge_notes)."""
     made_from = inputs(con, *(f"raw.{table}" for table in table_specs(release)))
-    parameters = {"seed": str(settings.seed), "num_samples": settings.num_samples}
+    parameters = {"seed": str(settings.seed), "num_patients": settings.num_patients}
     views = create_views(con, release)
     return build_table(
         con,
@@ -45,43 +51,82 @@ def build_cohort(
 
 
 def build_facts(con: "duckdb.DuckDBPyConnection", *, rebuild: bool = False) -> Built:
-    """Collect text and codes of each admission: table `facts` (subject_id, hadm_id, notes, text, codes).
+    """Collect what is known of each admission: table `facts` (subject_id, hadm_id, notes, characters, codes).
+
+    Table `codes` (system, code, description, admissions) has every code of it, view `documents` (subject_id, hadm_id,
+    text) its text.
 
     Raises:
         MedcodeError: no admission of the cohort has a discharge note.
     """
 
+    def create() -> None:
+        con.execute("SET force_compression = 'auto'")
+        con.execute(f"CREATE OR REPLACE TABLE facts AS {sql('facts')}")
+        con.execute(f"CREATE OR REPLACE TABLE codes AS {sql('codes')}")
+
     def refuse_none(rows: int) -> None:
         if not rows:
             raise MedcodeError("table facts: no admission of the cohort has a discharge note; check raw.notes")
 
-    made_from = fingerprint(sql=sql("facts"), inputs=inputs(con, "cohort"))
-    return build_table(con, "facts", sql("facts"), made_from, compression="zstd", check=refuse_none, rebuild=rebuild)
+    queries = [sql(name) for name in ("admission-codes", "facts", "codes", "documents")]
+    made_from = fingerprint(sql=queries, inputs=inputs(con, "cohort"))
+    con.execute(sql("admission-codes"))
+    earlier = built(con, "facts")
+    if earlier is None or earlier.fingerprint != made_from or rebuild:
+        made = write_table(con, "facts", made_from, create, check=refuse_none)
+    else:
+        made = earlier
+    con.execute(sql("documents"))
+    return made
 
 
 def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, rebuild: bool = False) -> Built:
-    """Assign patients to splits: table `splits` (subject_id, split).
+    """Assign admissions to splits, by patient: table `splits` (subject_id, hadm_id, split).
+
+    Views `train`, `validation` and `test` (subject_id, hadm_id, text, codes) are each split's full dataset.
 
     Raises:
-        MedcodeError: too few patients for three splits.
+        MedcodeError: too few patients for three splits, or the split file cannot be read or names nobody here.
     """
 
-    def refuse_few(rows: int) -> None:
-        if rows < FEWEST_PATIENTS:
+    def refuse_few(_: int) -> None:
+        patients = one_value(con, "SELECT count(DISTINCT subject_id) FROM splits")
+        if settings.split_file is not None and not patients:
+            raise MedcodeError(f"{settings.split_file}: names no admission of this version; is it of another release?")
+        if patients < FEWEST_PATIENTS:
             raise MedcodeError(
-                f"table splits: {rows} patients with notes, at least {FEWEST_PATIENTS} are needed for 80/10/10; "
-                "raise --num-samples"
+                f"table splits: {patients} patients with notes, at least {FEWEST_PATIENTS} are needed for 80/10/10; "
+                "raise --num-patients"
             )
 
-    parameters = {"seed": str(settings.seed)}
-    made_from = fingerprint(sql=sql("splits"), parameters=parameters, inputs=inputs(con, "facts"))
-    return build_table(
-        con, "splits", sql("splits"), made_from, parameters=parameters, check=refuse_few, rebuild=rebuild
+    query = sql(f"splits-{settings.split_method}")
+    parameters = {"seed": str(settings.seed)} if "$seed" in query else {}
+    published = None
+    if settings.split_file is not None:
+        published = load_published_splits(con, Path(settings.split_file))
+    made_from = fingerprint(sql=query, parameters=parameters, published=published, inputs=inputs(con, "facts"))
+    made = build_table(
+        con,
+        "splits",
+        query,
+        made_from,
+        parameters=parameters,
+        recorded={"split_method": settings.split_method, "split_file": settings.split_file, **parameters},
+        check=refuse_few,
+        rebuild=rebuild,
     )
+    con.execute(sql("splits-views"))
+    return made
 
 
 def split_hash(con: "duckdb.DuckDBPyConnection") -> str:
     """Return the sha256 over the sorted (patient, split) pairs, as `subject_id:split` lines."""
+    pairs = "SELECT DISTINCT subject_id, split FROM splits"
     return str(
-        one_value(con, "SELECT sha256(string_agg(subject_id || ':' || split, chr(10) ORDER BY subject_id)) FROM splits")
+        one_value(
+            con,
+            "SELECT sha256(string_agg(subject_id || ':' || split, chr(10) ORDER BY subject_id, split)) "
+            f"FROM ({pairs})",
+        )
     )

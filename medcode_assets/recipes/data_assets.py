@@ -38,7 +38,7 @@ def examples_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
         """Codes of the task (`labels`), and for each admission its gold codes and the answer that training teaches."""
-        with warehouse.connect(context.partition_key) as con:
+        with warehouse.connect(context) as con:
             data = read(config, "data", DataSettings)
             built = recipe.build_examples(con, data, rebuild=config.drop_existing)
             preview = (
@@ -125,7 +125,7 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         base = required(home.artifact(recipe.name, context.partition_key, "base_model"), f"{recipe.name}/base_model")
         max_prompt_tokens = read(config, "data", DataSettings).max_prompt_tokens
         bar = tqdm(desc="tokenizing", unit="note", delay=1)
-        with warehouse.connect(context.partition_key) as con, bar:
+        with warehouse.connect(context) as con, bar:
             positions = AutoConfig.from_pretrained(base["path"], local_files_only=True).max_position_embeddings
             built = build_tokens(
                 con,

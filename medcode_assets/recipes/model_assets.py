@@ -15,7 +15,7 @@ from medcode_assets.evaluation.plots import engine_bars, loss_curve
 from medcode_assets.evaluation.report import EvaluationReport, collapse_problems, read_report, report_table
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture
-from medcode_assets.mimic.sources import registered
+from medcode_assets.mimic.versions import registered
 from medcode_assets.recipes.bundling import (
     bundle_version,
     compose_bundle,
@@ -60,7 +60,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         target = home.artifact(recipe.name, partition, "adapter")
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         lora, training = read(config, "lora", LoraSettings), read(config, "training", TrainingSettings)
-        with warehouse.connect(partition, read_only=True) as con:
+        with warehouse.connect(context, read_only=True) as con:
             made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
             facts = made(target)
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
@@ -133,7 +133,7 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         chosen = read(config, "evaluation", EvaluationSettings)
         adapter_facts = required(adapter, f"{recipe.name}/adapter")
         decoding = DecodingSettings(**adapter_facts["decoding"])
-        with warehouse.connect(partition, read_only=True) as con:
+        with warehouse.connect(context, read_only=True) as con:
             made_from = evaluation_fingerprint(con, recipe, adapter_facts["seal"], chosen, decoding)
             facts = made(target)
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
@@ -199,7 +199,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         evaluation_folder = home.artifact(recipe.name, partition, "evaluation")
         evaluation_facts = required(evaluation_folder, f"{recipe.name}/evaluation")
         report = read_report(evaluation_folder / REPORT)
-        with warehouse.connect(partition, read_only=True) as con:
+        with warehouse.connect(context, read_only=True) as con:
             refuse_unpublishable(recipe.name, report, adapter_facts, evaluation_facts, examples_made(con, recipe.name))
             sealed, unchanged = compose_bundle(
                 home.bundles,
@@ -274,7 +274,7 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         manifest = None if config.drop_existing else exported(bundle, file_type)
         unchanged = manifest is not None
         if manifest is None:
-            with warehouse.connect(partition, read_only=True) as con:
+            with warehouse.connect(context, read_only=True) as con:
                 prompts = sample_prompts(con, bundle, base)
             manifest = export_gguf(bundle, base, file_type, prompts)
         verification = manifest["verification"]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medcode_serving.engines.transformers import load_tokenizer
-from medcode_serving.prompts import PromptTemplate, encode_completion, encode_prompts
+from medcode_serving.prompts import PromptTemplate, encode_completions, encode_prompts
 
 TEMPLATE = PromptTemplate()
 
@@ -37,7 +37,8 @@ def test_prompt_and_completion_join_as_one_text(tokenizer) -> None:
     assert completion == " E11.9, I10"
     (prompt,) = encode_prompts(tokenizer, TEMPLATE, ["Fever."], 100)
     joined = tokenizer(TEMPLATE.render("Fever.") + completion)["input_ids"]
-    assert prompt.input_ids + encode_completion(tokenizer, completion) == [*joined, tokenizer.eos_token_id]
+    (answer,) = encode_completions(tokenizer, [completion])
+    assert prompt.input_ids + answer == [*joined, tokenizer.eos_token_id]
 
 
 def test_a_brace_in_a_note_stays() -> None:

@@ -10,3 +10,6 @@ CREATE OR REPLACE MACRO dotted(system, bare) AS
 
 -- Files carry codes without dots; a stray dot or space must not make a second code.
 CREATE OR REPLACE MACRO bare_code(code) AS upper(replace(trim(code), '.', ''));
+
+-- One column holds both: HCPCS Level II begins with a letter, CPT with a digit.
+CREATE OR REPLACE MACRO hcpcs_or_cpt(bare) AS CASE WHEN bare BETWEEN 'A' AND 'ZZZZZ' THEN 'hcpcs' ELSE 'cpt' END;

@@ -28,6 +28,7 @@ def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, reb
     parameters = {
         "systems": list(settings.systems),
         "min_frequency": settings.min_frequency,
+        "frequency_over": settings.frequency_over,
         "top_codes": settings.top_codes,
     }
     made_from = fingerprint(
@@ -44,7 +45,7 @@ def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, reb
         # In one transaction: examples point into labels by number.
         con.execute(f"CREATE OR REPLACE TABLE icd.labels AS {sql('labels')}", parameters)
         con.execute(f"CREATE OR REPLACE TABLE icd.examples AS {sql('examples')}")
-        con.execute("CREATE OR REPLACE VIEW icd.notes AS SELECT hadm_id AS example_id, text AS note FROM facts")
+        con.execute("CREATE OR REPLACE VIEW icd.notes AS SELECT hadm_id AS example_id, text AS note FROM documents")
 
     return write_table(
         con,
@@ -62,5 +63,5 @@ def _refuse_empty_split(con: "duckdb.DuckDBPyConnection", settings: DataSettings
         if not counts.get(split):
             raise MedcodeError(
                 f"table icd.examples: no {split} admission has a code of {', '.join(settings.systems)} "
-                f"(min_frequency {settings.min_frequency}); raise --num-samples or lower data.min_frequency"
+                f"(min_frequency {settings.min_frequency}); raise --num-patients or lower data.min_frequency"
             )

@@ -43,6 +43,16 @@ TABLES: dict[str, Rows] = {
         ["0DTJ4ZZ", 10, "Resection of Appendix, Percutaneous Endoscopic Approach"],
         ["0331", 9, "Spinal tap"],
     ],
+    "hosp/hcpcsevents": [
+        ["subject_id", "hadm_id", "chartdate", "hcpcs_cd", "seq_num", "short_description"],
+        [3, 103, "2180-05-07", "99219", 1, "Hospital observation"],
+        [3, 103, "2180-05-07", "A0428", 2, "Bls"],
+    ],
+    "hosp/d_hcpcs": [
+        ["code", "category", "long_description", "short_description"],
+        ["A0428", "", "Ambulance service, basic life support", "Bls"],
+        ["TD   ", "", "Rn", "Rn"],
+    ],
     "note/discharge": [
         ["note_id", "subject_id", "hadm_id", "note_type", "note_seq", "charttime", "storetime", "text"],
         ["1-AD-3", 1, 101, "AD", 3, "2180-05-07 00:00:00", "", "addendum"],

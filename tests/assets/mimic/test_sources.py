@@ -3,14 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from medcode_assets.mimic.sources import (
-    MimicVersion,
-    find_files,
-    register,
-    registered,
-    table_specs,
-    version_name,
-)
+from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
+from medcode_assets.mimic.versions import register, registered, version_name
 from medcode_serving.errors import MedcodeError
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def con(version: MimicVersion, tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
     with open_warehouse(tmp_path / "w.duckdb") as con:
-        for name, path in find_files(version).items():
-            load_table(con, table_specs("mimic-iv")[name], path)
+        files = find_files(version)
+        for name, spec in table_specs("mimic-iv").items():
+            load_table(con, spec, files.get(name))
         yield con
 
 
@@ -39,7 +40,9 @@ def assign(con: "duckdb.DuckDBPyConnection", *, validation: int, test: int) -> N
 
 def test_facts_have_reports_before_addenda_and_each_code_once(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
-    text, codes = con.execute("SELECT text, codes FROM facts WHERE hadm_id = 101").fetchall()[0]
+    text, codes = con.execute(
+        "SELECT text, codes FROM facts JOIN documents USING (hadm_id) WHERE hadm_id = 101"
+    ).fetchall()[0]
     assert text == 'report, with "quotes"\nand lines\n\naddendum'
     assert codes == [
         {"system": "icd10cm", "code": "I10", "seq": 1},
@@ -59,7 +62,7 @@ def test_systems_and_leading_zeros_keep_equal_digits_apart(con: "duckdb.DuckDBPy
 
 
 def test_patients_with_a_note_come_first(con: "duckdb.DuckDBPyConnection") -> None:
-    prepare(con, num_samples=11)  # patient 12 has none
+    prepare(con, num_patients=11)  # patient 12 has none
     assert con.execute("SELECT count(*), min(discharge_notes), max(subject_id) FROM cohort").fetchall() == [(11, 1, 11)]
     prepare(con)
     assert con.execute("SELECT count(*) FROM cohort").fetchall() == [(12,)]
@@ -79,7 +82,7 @@ def test_splits_are_by_patient_and_the_seed_decides(con: "duckdb.DuckDBPyConnect
 
 def test_too_few_patients_for_three_splits(con: "duckdb.DuckDBPyConnection") -> None:
     with pytest.raises(MedcodeError, match="9 patients with notes, at least 10"):
-        prepare(con, num_samples=9)
+        prepare(con, num_patients=9)
 
 
 def test_a_step_is_skipped_until_its_inputs_change(con: "duckdb.DuckDBPyConnection") -> None:

@@ -11,6 +11,6 @@ SELECT
     list(labels.label ORDER BY coded.position) AS gold,
     coalesce(list(labels.text ORDER BY coded.position) FILTER (labels.frequency > 0), []) AS answer
 FROM coded
-JOIN splits ON splits.subject_id = coded.subject_id
+JOIN splits ON splits.hadm_id = coded.hadm_id
 JOIN icd.labels AS labels ON labels.system = coded.entry.system AND labels.code = coded.entry.code
 GROUP BY coded.hadm_id, coded.subject_id, splits.split

@@ -6,12 +6,15 @@ ranked AS (
         row_number() OVER (ORDER BY md5('split:' || $seed || ':' || subject_id), subject_id) AS rank,
         count(*) OVER () AS patients
     FROM patients
+),
+assigned AS (
+    SELECT
+        subject_id,
+        CASE
+            WHEN rank <= round(0.8 * patients) THEN 'train'
+            WHEN rank <= round(0.9 * patients) THEN 'validation'
+            ELSE 'test'
+        END AS split
+    FROM ranked
 )
-SELECT
-    subject_id,
-    CASE
-        WHEN rank <= round(0.8 * patients) THEN 'train'
-        WHEN rank <= round(0.9 * patients) THEN 'validation'
-        ELSE 'test'
-    END AS split
-FROM ranked
+SELECT subject_id, hadm_id, split FROM facts JOIN assigned USING (subject_id)
