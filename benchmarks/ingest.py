@@ -102,8 +102,10 @@ def prepare_with_pandas(folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     text = {"icd_code": str}
     notes = pd.read_csv(folder / "note" / "discharge.csv.gz")
-    tables = {name: pd.read_csv(folder / "hosp" / f"{name}.csv.gz", dtype=text) for name in
-              ("patients", "admissions", "diagnoses_icd", "procedures_icd", "d_icd_diagnoses", "d_icd_procedures")}
+    tables = {
+        name: pd.read_csv(folder / "hosp" / f"{name}.csv.gz", dtype=text)
+        for name in ("patients", "admissions", "diagnoses_icd", "procedures_icd", "d_icd_diagnoses", "d_icd_procedures")
+    }
     codes = pd.concat([tables["diagnoses_icd"].assign(kind="cm"), tables["procedures_icd"].assign(kind="pcs")])
     codes = codes.dropna(subset=["icd_code"]).drop_duplicates(["hadm_id", "icd_version", "kind", "icd_code"])
     grouped = codes.groupby("hadm_id")["icd_code"].agg(list)

@@ -18,6 +18,7 @@ def write_mimic_shaped(folder: Path, scale: float) -> Path:
     for part in ("hosp", "note"):
         (aside / part).mkdir(parents=True)
     with duckdb.connect(str(aside / "scratch.duckdb"), config={"preserve_insertion_order": False}) as con:
+        con.execute("SET enable_progress_bar = false")
         for statement in SQL.read_text().replace("{folder}", str(aside)).split(";\n"):
             parameters = {"scale": scale} if "$scale" in statement.split("AS SELECT")[-1] else {}
             con.execute(statement, parameters)

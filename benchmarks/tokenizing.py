@@ -49,11 +49,11 @@ def make_warehouse(file: Path, notes: int) -> None:
     """Make `icd.examples` and `icd.notes`; equal numbers of notes give equal notes."""
     with open_warehouse(file) as con:
         con.execute("CREATE SCHEMA icd")
-        # Frequent words are short: a syllable each for the first few, up to five for the rare.
+        # Frequent words are short: one syllable for the hundred most frequent, three for the rarest.
         con.execute(
             "CREATE TEMP TABLE word AS SELECT id, array_to_string([substr('bcdfglmnprst', "
             "1 + (hash(id, s, 1) % 12)::INT, 1) || substr('aeiou', 1 + (hash(id, s, 2) % 5)::INT, 1) "
-            f"FOR s IN range(1 + floor(log10(id) * 0.8)::INT)], '') AS word FROM range(1, {WORDS + 1}) r(id)"
+            f"FOR s IN range(1 + floor(log10(id) * 0.5)::INT)], '') AS word FROM range(1, {WORDS + 1}) r(id)"
         )
         # A rank of V to the power of a uniform number has Zipf's distribution.
         con.execute(

@@ -75,7 +75,7 @@ def _register(context: dg.SensorEvaluationContext, home: Path, sighting: Sightin
     try:
         register(home, sighting.version)
     except MedcodeError as error:
-        context.log.error(f"{sighting.version.name} cannot be used: {error}")
+        context.log.warning(f"{sighting.version.name} cannot be used: {error}")
         return str(error)
     return None
 
@@ -88,9 +88,7 @@ def stale_versions_schedule(settings: AutomationSettings) -> dg.ScheduleDefiniti
         name="stale_mimic_versions",
         job_name=job,
         cron_schedule=settings.cron_schedule,
-        default_status=dg.DefaultScheduleStatus.RUNNING
-        if settings.watch_folder
-        else dg.DefaultScheduleStatus.STOPPED,
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.watch_folder else dg.DefaultScheduleStatus.STOPPED,
         description="Requests registered versions that are not materialized, or whose files changed since.",
     )
     def stale_mimic_versions(context: dg.ScheduleEvaluationContext, home: Home) -> Any:

@@ -25,12 +25,15 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 MimicDir = Annotated[Path, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")]
-Release = Annotated[str, typer.Option("--dataset-version", help="Release: mimic-iii, mimic-iv, or with its number: mimic-iv-3.1.")]
+Release = Annotated[
+    str, typer.Option("--dataset-version", help="Release: mimic-iii, mimic-iv, or with its number: mimic-iv-3.1.")
+]
 Name = Annotated[
     str | None, typer.Option("--name", help="Name of this MIMIC version (its partition); from the folder if not given.")
 ]
 NumPatients = Annotated[
-    int | None, typer.Option("--num-patients", "--num-samples", min=0, help="Patients at most, those with a note first; 0: all.")
+    int | None,
+    typer.Option("--num-patients", "--num-samples", min=0, help="Patients at most, those with a note first; 0: all."),
 ]
 Config = Annotated[
     Path | None, typer.Option("--config", help="Training settings; config/training-config.yaml if not given.")

@@ -77,9 +77,7 @@ def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete
     registered(home, name)
     if delete_data:
         file = home / "warehouse" / f"{name}.duckdb"
-        with waiting_lock(
-            file.with_suffix(".lock"), exclusive=True, purpose=f"versions remove {name}", wait_seconds=0
-        ):
+        with waiting_lock(file.with_suffix(".lock"), exclusive=True, purpose=f"versions remove {name}", wait_seconds=0):
             file.unlink(missing_ok=True)
             file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
             for artifacts in (home / "artifacts").glob(f"*/{name}"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,11 +83,13 @@ def open_warehouse(
 def _attached(file: Path, read_only: bool, settings: WarehouseSettings) -> Iterator["duckdb.DuckDBPyConnection"]:
     import duckdb
 
+    scratch = Path(settings.temp_folder or file.parent)
+    scratch.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
         # Order costs memory on large tables, and nothing here depends on it without saying ORDER BY.
         "preserve_insertion_order": False,
         "memory_limit": settings.memory_limit,
-        "temp_directory": str(Path(settings.temp_folder or file.parent) / f".{file.stem}.tmp"),
+        "temp_directory": str(scratch / f".{file.stem}.tmp"),
     }
     if settings.threads:
         config["threads"] = settings.threads
@@ -95,7 +98,7 @@ def _attached(file: Path, read_only: bool, settings: WarehouseSettings) -> Itera
         # and that a smaller table of notes is compressed by one thread, after loading instead of beside it.
         option = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"
         con.execute(f"ATTACH {quoted(str(file))} AS {CATALOG} ({option})")
-        con.execute(f"USE {CATALOG}")
+        _select_warehouse(con)
         yield con
 
 
@@ -103,8 +106,14 @@ def _attached(file: Path, read_only: bool, settings: WarehouseSettings) -> Itera
 def second_cursor(con: "duckdb.DuckDBPyConnection") -> Iterator["duckdb.DuckDBPyConnection"]:
     """Give a cursor on the same warehouse, to read from while `con` writes."""
     with con.cursor() as cursor:
-        cursor.execute(f"USE {CATALOG}")  # a cursor does not inherit it
+        _select_warehouse(cursor)
         yield cursor
+
+
+def _select_warehouse(cursor: "duckdb.DuckDBPyConnection") -> None:
+    """Look names up in the attached file, and show DuckDB's progress bar to a person only: no cursor inherits that."""
+    cursor.execute(f"USE {CATALOG}")
+    cursor.execute(f"SET enable_progress_bar = {str(sys.stdout.isatty()).lower()}")
 
 
 def quoted(text: str) -> str:

@@ -29,7 +29,8 @@ _STYLE: dict[Any, Any] = {
     "legend.framealpha": 1.0,
     "legend.edgecolor": "none",
 }
-_QUANTILES = (50, 90, 99)
+BARS_TO_LIMIT = 25
+"""Bars of the length histogram left of the limit, which is an edge of a bar."""
 
 
 def engine_bars(report: EvaluationReport) -> bytes:
@@ -91,31 +92,30 @@ def code_frequencies(admissions: Mapping[str, Sequence[int]]) -> bytes:
         return _png(figure)
 
 
-def length_histogram(lengths: Sequence[int], max_tokens: int) -> bytes:
+def length_histogram(bars: Mapping[int, int], quantiles: Mapping[int, float], max_tokens: int) -> bytes:
     """Draw how long the prompts are in tokens, with quantiles, and how many exceed the limit.
 
     Args:
-        lengths: Tokens of each prompt before it is shortened.
+        bars: Documents in each bar, counted before they are shortened. Bar 0 holds those of up to a
+            `BARS_TO_LIMIT`-th of `max_tokens`, bar 1 those of up to twice as much, and so on.
+        quantiles: Tokens at each percentile.
         max_tokens: Longer prompts are shortened to this.
     """
-    import numpy as np
-
+    width, documents = max_tokens / BARS_TO_LIMIT, sum(bars.values())
     with _figure(width=6.0, height=3.0) as (figure, axes):
         axis = axes[0]
         axis.set(xlabel="tokens", ylabel="documents", title="Prompt length")
-        if len(lengths):
-            values = np.asarray(lengths)
-            width = max_tokens / 25  # so that the limit is an edge of a bar
-            bins = np.arange(0, max(values.max(), max_tokens) + width, width).tolist()
-            axis.hist(values[values <= max_tokens], bins=bins, color=_COLOURS[0])
-            axis.hist(values[values > max_tokens], bins=bins, color=_COLOURS[5])
-            share = (values > max_tokens).mean()
+        if documents:
+            for colour, limited in ((_COLOURS[0], False), (_COLOURS[5], True)):
+                side = {bar: count for bar, count in bars.items() if (bar >= BARS_TO_LIMIT) == limited}
+                axis.bar([bar * width for bar in side], list(side.values()), width, align="edge", color=colour)
+            share = sum(count for bar, count in bars.items() if bar >= BARS_TO_LIMIT) / documents
             axis.axvline(max_tokens, color=_COLOURS[5], linewidth=1.2, label=f"limit {max_tokens:,}: {share:.1%} cut")
-            for quantile, style in zip(_QUANTILES, ("-", "--", ":"), strict=True):
-                value = np.percentile(values, quantile)
-                label = "median" if quantile == 50 else f"{quantile}th percentile"
+            for (percentile, value), style in zip(quantiles.items(), ("-", "--", ":"), strict=False):
+                label = "median" if percentile == 50 else f"{percentile}th percentile"
                 axis.axvline(value, color="#333333", linewidth=1, linestyle=style, label=f"{label} {value:,.0f}")
-            axis.legend(loc="upper right", title=f"{len(values):,} documents")
+            axis.set_xlim(0, max(max(bars) + 1, BARS_TO_LIMIT) * width)
+            axis.legend(loc="upper right", title=f"{documents:,} documents")
         return _png(figure)
 
 

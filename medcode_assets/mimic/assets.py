@@ -94,7 +94,9 @@ def _raw_description(table: str) -> str:
 
 def _expected_rows(expected: tuple[int, ...], rows: int) -> dg.AssetCheckResult:
     if not expected:
-        return dg.AssetCheckResult(passed=True, check_name="expected_rows", metadata={"rows": rows, "expected": "unknown"})
+        return dg.AssetCheckResult(
+            passed=True, check_name="expected_rows", metadata={"rows": rows, "expected": "unknown"}
+        )
     return dg.AssetCheckResult(
         passed=rows in expected,
         check_name="expected_rows",
@@ -167,12 +169,13 @@ def _facts(settings: Settings) -> dg.AssetsDefinition:
         config: LaunchConfig,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
-        """One row an admission: patient, its discharge notes, its codes with system and rank. View `documents`: text."""
+        """One row an admission: patient, number of notes, codes with system and rank; view `documents` has the text."""
         with warehouse.connect(context) as con:
             built = build_facts(con, rebuild=config.drop_existing)
             preview = (
-                "SELECT system, sum(admissions) AS codes, count(*) AS distinct_codes, max(admissions) AS most_frequent, "
-                "count(*) FILTER (admissions < 10) AS in_fewer_than_10 FROM codes GROUP BY system ORDER BY system"
+                "SELECT system, sum(admissions) AS codes, count(*) AS distinct_codes, "
+                "max(admissions) AS most_frequent, count(*) FILTER (admissions < 10) AS in_fewer_than_10 "
+                "FROM codes GROUP BY system ORDER BY system"
             )
             frequencies = con.execute(
                 "SELECT system, list(admissions ORDER BY admissions DESC) FROM codes GROUP BY system ORDER BY system"
@@ -231,9 +234,7 @@ def _splits(settings: Settings) -> dg.AssetsDefinition:
 
 def _check_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return [
-        dg.AssetCheckSpec(
-            check.name, asset=key, description=check.description, blocking=check.block_above is not None
-        )
+        dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.block_above is not None)
         for check in checks_of(key.to_user_string())
     ]
 

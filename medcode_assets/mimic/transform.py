@@ -126,7 +126,6 @@ def split_hash(con: "duckdb.DuckDBPyConnection") -> str:
     return str(
         one_value(
             con,
-            "SELECT sha256(string_agg(subject_id || ':' || split, chr(10) ORDER BY subject_id, split)) "
-            f"FROM ({pairs})",
+            f"SELECT sha256(string_agg(subject_id || ':' || split, chr(10) ORDER BY subject_id, split)) FROM ({pairs})",
         )
     )

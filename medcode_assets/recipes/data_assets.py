@@ -8,15 +8,15 @@ from tqdm import tqdm
 
 from medcode_assets.artifacts import made, making, required
 from medcode_assets.config import DataSettings, ModelSettings, Settings
-from medcode_assets.evaluation.plots import length_histogram
+from medcode_assets.evaluation.plots import BARS_TO_LIMIT, length_histogram
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
-from medcode_assets.metadata import picture, table_metadata
+from medcode_assets.metadata import picture, query_table, table_metadata
 from medcode_assets.progress import advance
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
-from medcode_assets.training.tokens import build_tokens, longest_completion, refuse_no_room
-from medcode_assets.warehouse import fingerprint, one_value
+from medcode_assets.training.tokens import build_tokens, length_bars, longest_completion, refuse_no_room
+from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import resolve_base_model
 
 
@@ -108,7 +108,7 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         partitions_def=recipe.partitions,
         deps=[[recipe.name, "examples"], [recipe.name, "base_model"]],
         kinds={"duckdb", "huggingface"},
-        code_version="1",
+        code_version="2",
     )
     @launched_with("tokens", settings)
     def tokens(
@@ -145,13 +145,22 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "count(*) FILTER (truncated) AS shortened "
                 f"FROM {table} GROUP BY split ORDER BY examples DESC"
             )
-            lengths = con.execute(f"SELECT whole_length AS n FROM {table}").fetchnumpy()["n"].tolist()
-            shortened = one_value(con, f"SELECT count(*) FILTER (truncated) FROM {table}")
+            shortened, share = con.execute(
+                "SELECT count(*) FILTER (truncated), "
+                f"coalesce(1 - sum(len(prompt_ids)) / sum(whole_length), 0.0) FROM {table}"
+            ).fetchall()[0]
+            sections = (
+                f"SELECT section, count(*) AS notes_cut FROM (SELECT unnest(cut_sections) AS section FROM {table}) "
+                "GROUP BY section ORDER BY notes_cut DESC, section"
+            )
+            bars, quantiles = length_bars(con, recipe.name, max_prompt_tokens, BARS_TO_LIMIT)
             return dg.MaterializeResult(
                 metadata={
                     **table_metadata(con, built, preview),
                     "notes_shortened": shortened,
-                    "prompt_lengths": picture(length_histogram(lengths, max_prompt_tokens), "prompt lengths"),
+                    "share_of_tokens_cut": share,
+                    "sections_cut": query_table(con, sections),
+                    "prompt_lengths": picture(length_histogram(bars, quantiles, max_prompt_tokens), "prompt lengths"),
                 },
                 data_version=dg.DataVersion(built.fingerprint),
             )

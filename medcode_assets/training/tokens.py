@@ -176,6 +176,23 @@ def longest_completion(con: "duckdb.DuckDBPyConnection", recipe: str) -> int:
     return int(one_value(con, f"SELECT coalesce(max(len(completion_ids)), 0) FROM {recipe}.tokens"))
 
 
+def length_bars(
+    con: "duckdb.DuckDBPyConnection", recipe: str, max_prompt_tokens: int, bars_to_limit: int
+) -> tuple[dict[int, int], dict[int, float]]:
+    """Return a histogram of the prompts' lengths before shortening, and their percentiles 50, 90 and 99.
+
+    Bar 0 counts prompts of up to `max_prompt_tokens / bars_to_limit` tokens, bar 1 those of up to twice as much, and
+    so on: the limit is an edge.
+    """
+    bars = con.execute(
+        "SELECT ((whole_length * $bars + $limit - 1) // $limit - 1)::INTEGER AS bar, count(*) "
+        f"FROM {recipe}.tokens GROUP BY bar ORDER BY bar",
+        {"bars": bars_to_limit, "limit": max_prompt_tokens},
+    ).fetchall()
+    values = one_value(con, f"SELECT quantile_cont(whole_length, [0.5, 0.9, 0.99]) FROM {recipe}.tokens")
+    return dict(bars), dict(zip((50, 90, 99), values, strict=True)) if values else {}
+
+
 def refuse_no_room(max_prompt_tokens: int, longest_completion: int, positions: int, model_id: str) -> None:
     """Raise MedcodeError if a full prompt and the longest completion are more than a model's positions.
 

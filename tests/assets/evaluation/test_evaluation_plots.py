@@ -45,6 +45,7 @@ def test_loss_curves_of_any_length(points):
     assert loss_curve(points, eval_points=[(1, 1.5)]).startswith(PNG)
 
 
-@pytest.mark.parametrize("lengths", [[], [5], [10, 20, 4000]])
-def test_length_histograms(lengths):
-    assert length_histogram(lengths, max_tokens=1024).startswith(PNG)
+@pytest.mark.parametrize("bars", [{}, {0: 1}, {0: 2, 24: 1, 97: 1}])
+def test_length_histograms(bars):
+    quantiles = {50: 20.0, 90: 3000.0, 99: 4000.0} if bars else {}
+    assert length_histogram(bars, quantiles, max_tokens=1024).startswith(PNG)

@@ -3,8 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
-from medcode_assets.mimic.versions import register, registered, version_name
+from medcode_assets.mimic.sources import (
+    MimicVersion,
+    find_files,
+    known_version,
+    published_sha256,
+    stat_signature,
+    table_specs,
+)
 from medcode_serving.errors import MedcodeError
 
 
@@ -32,21 +38,10 @@ def test_two_files_for_one_table_are_refused(mimic_dir: Path, version: MimicVers
 
 
 def test_unknown_release() -> None:
-    with pytest.raises(MedcodeError, match="--dataset-version mimic-v: unknown; choose one of mimic-iii, mimic-iv"):
+    with pytest.raises(
+        MedcodeError, match="--dataset-version mimic-v: unknown; choose one of mimic-iii, mimic-iii-1.4, mimic-iv, "
+    ):
         table_specs("mimic-v")
-
-
-def test_registering_remembers_and_refuses_another_folder(version: MimicVersion, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    register(home, version)
-    register(home, version)
-    assert registered(home, "v") == version
-    other = MimicVersion("v", "mimic-iv", str(shutil.copytree(version.directory, tmp_path / "other")))
-    with pytest.raises(MedcodeError, match="already; give this one another --name"):
-        register(home, other)
-    shutil.rmtree(version.directory)  # the folder moved: its name goes with it
-    register(home, other)
-    assert registered(home, "v") == other
 
 
 def test_tables_of_another_database_beside_it_do_not_matter(mimic_dir: Path, version: MimicVersion) -> None:
@@ -55,28 +50,53 @@ def test_tables_of_another_database_beside_it_do_not_matter(mimic_dir: Path, ver
     assert find_files(version)["patients"].parent.name == "hosp"
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "A", ""])
-def test_a_name_that_is_no_file_name_is_refused(version: MimicVersion, tmp_path: Path, name: str) -> None:
-    with pytest.raises(MedcodeError, match="--name"):
-        register(tmp_path / "home", MimicVersion(name, version.release, version.directory))
+def test_optional_files_may_be_missing(mimic_dir: Path, version: MimicVersion) -> None:
+    (mimic_dir / "hosp" / "hcpcsevents.csv.gz").unlink()
+    assert "hcpcsevents" not in find_files(version)
+    assert "d_hcpcs" in find_files(version)
 
 
-def test_nothing_is_registered_when_a_column_is_missing(version: MimicVersion, tmp_path: Path) -> None:
-    file = Path(version.directory) / "hosp" / "patients.csv.gz"
-    file.unlink()
-    file.with_suffix("").write_text("subject_id,sex\n1,F\n")
-    with pytest.raises(MedcodeError, match=r"patients\.csv: column gender, .* missing for table patients; found"):
-        register(tmp_path / "home", version)
-    assert not (tmp_path / "home").exists()
+def test_physionets_layout_with_two_releases(mimic_dir: Path, tmp_path: Path) -> None:
+    files = tmp_path / "physionet.org" / "files"
+    for number in ("2.2", "3.1"):
+        shutil.copytree(mimic_dir / "hosp", files / "mimiciv" / number / "hosp")
+    shutil.copytree(mimic_dir / "note", files / "mimic-iv-note" / "2.2" / "note")
+    with pytest.raises(MedcodeError, match=r"both claim table .*--dataset-version mimic-iv-2\.2 or mimic-iv-3\.1"):
+        find_files(MimicVersion("v", "mimic-iv", str(files)))
+    newest = MimicVersion("v", "mimic-iv-3.1", str(files))
+    found = find_files(newest)
+    assert found["patients"] == files / "mimiciv" / "3.1" / "hosp" / "patients.csv.gz"
+    assert found["notes"] == files / "mimic-iv-note" / "2.2" / "note" / "discharge.csv.gz"
+    assert known_version(newest, found["notes"]) == "3.1"
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("codiesp-mimic-iv", "codiesp-mimic-iv"),
-        ("physionet.org/files/mimiciv/3.1", "mimic-iv-3.1"),
-        ("My MIMIC", "my-mimic"),
-    ],
-)
-def test_version_names(folder: str, name: str) -> None:
-    assert version_name(Path("/data") / folder, "mimic-iv") == name
+def test_the_version_is_known_from_physionets_folder(mimic_dir: Path, tmp_path: Path) -> None:
+    numbered = tmp_path / "mimiciv" / "2.2"
+    numbered.parent.mkdir()
+    mimic_dir.rename(numbered)
+    version = MimicVersion("v", "mimic-iv", str(numbered))
+    assert known_version(version, find_files(version)["patients"]) == "2.2"
+    assert known_version(MimicVersion("v", "mimic-iv", "/data"), Path("/data/hosp/patients.csv")) is None
+
+
+def test_linked_folders_are_followed_once(mimic_dir: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "hosp").symlink_to(mimic_dir / "hosp")
+    (linked / "note").symlink_to(mimic_dir / "note")
+    (linked / "again").symlink_to(linked)  # a circle
+    assert set(find_files(MimicVersion("v", "mimic-iv", str(linked)))) == set(table_specs("mimic-iv"))
+
+
+def test_published_checksums_are_found_above_the_file(mimic_dir: Path) -> None:
+    (mimic_dir / "SHA256SUMS.txt").write_text("ABC1  hosp/patients.csv.gz\nffff  note/discharge.csv.gz\n")
+    assert published_sha256(mimic_dir / "hosp" / "patients.csv.gz", mimic_dir) == "abc1"
+    assert published_sha256(mimic_dir / "hosp" / "admissions.csv.gz", mimic_dir) is None
+
+
+def test_the_signature_changes_with_any_file(mimic_dir: Path, version: MimicVersion) -> None:
+    before = stat_signature(find_files(version))
+    assert stat_signature(find_files(version)) == before
+    with (mimic_dir / "hosp" / "d_icd_diagnoses.csv.gz").open("ab") as file:
+        file.write(b"x")
+    assert stat_signature(find_files(version)) != before

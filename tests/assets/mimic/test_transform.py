@@ -45,10 +45,40 @@ def test_facts_have_reports_before_addenda_and_each_code_once(con: "duckdb.DuckD
     ).fetchall()[0]
     assert text == 'report, with "quotes"\nand lines\n\naddendum'
     assert codes == [
-        {"system": "icd10cm", "code": "I10", "seq": 1},
-        {"system": "icd10cm", "code": "E11.9", "seq": 2},
-        {"system": "icd10pcs", "code": "0DTJ4ZZ", "seq": 1},
+        {"kind": 0, "seq": 1, "system": "icd10cm", "code": "I10"},
+        {"kind": 0, "seq": 2, "system": "icd10cm", "code": "E11.9"},
+        {"kind": 1, "seq": 1, "system": "icd10pcs", "code": "0DTJ4ZZ"},
     ]
+
+
+def test_addenda_come_in_the_order_in_which_they_were_written(con: "duckdb.DuckDBPyConnection") -> None:
+    con.execute(
+        "INSERT INTO raw.notes SELECT note_id, 2, 102, kind, seq, NULL, NULL, text, length(text), hash(text) "
+        "FROM (VALUES ('2-AD-9', 'AD', 9, 'third'), ('2-AD-5', 'AD', 5, 'second'), ('2-DS-7', 'DS', 7, 'other report')"
+        ") AS added(note_id, kind, seq, text)"
+    )
+    prepare(con)
+    row = con.execute("SELECT text, notes, characters FROM facts JOIN documents USING (hadm_id) WHERE hadm_id = 102")
+    assert row.fetchall() == [("note 2\n\nother report\n\nsecond\n\nthird", 4, 29)]
+
+
+def test_billed_codes_are_kept_namespaced_and_no_targets_by_default(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    codes = con.execute("SELECT codes FROM facts WHERE hadm_id = 103").fetchall()[0][0]
+    assert [(code["system"], code["code"]) for code in codes] == [
+        ("icd10cm", "I10"),
+        ("cpt", "99219"),
+        ("hcpcs", "A0428"),
+    ]
+    query = "SELECT system, code, description FROM codes WHERE system IN ('cpt', 'hcpcs') ORDER BY system"
+    assert con.execute(query).fetchall() == [
+        ("cpt", "99219", None),
+        ("hcpcs", "A0428", "Ambulance service, basic life support"),
+    ]
+    build_examples(con, DataSettings())
+    assert con.execute("SELECT count(*) FROM icd.labels WHERE system IN ('cpt', 'hcpcs')").fetchall() == [(0,)]
+    build_examples(con, DataSettings(systems=["icd10cm", "hcpcs", "cpt"]))
+    assert con.execute("SELECT count(*) FROM icd.labels WHERE system IN ('cpt', 'hcpcs')").fetchall() == [(2,)]
 
 
 def test_systems_and_leading_zeros_keep_equal_digits_apart(con: "duckdb.DuckDBPyConnection") -> None:
@@ -78,6 +108,25 @@ def test_splits_are_by_patient_and_the_seed_decides(con: "duckdb.DuckDBPyConnect
     assert split_hash(con) != first
     prepare(con, seed=0)
     assert split_hash(con) == first
+
+
+def test_each_split_can_be_read_as_a_dataset(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    assign(con, validation=3, test=2)
+    assert con.execute("SELECT subject_id, hadm_id, text, len(codes) FROM test").fetchall() == [(2, 102, "note 2", 3)]
+    assert con.execute("SELECT text FROM validation").fetchall() == [("note 3",)]
+    assert con.execute("SELECT count(*) FROM train").fetchall() == [(9,)]
+
+
+def test_the_same_seed_draws_the_same_patients(con: "duckdb.DuckDBPyConnection") -> None:
+    drawn = []
+    for seed in (0, 2, 0):
+        prepare(con, num_patients=10, seed=seed)
+        drawn.append(con.execute("SELECT list(subject_id ORDER BY subject_id) FROM cohort").fetchall())
+    assert drawn[0] == drawn[2]
+    assert drawn[0] != drawn[1]
+    strangers = "SELECT count(*) FROM facts WHERE subject_id NOT IN (SELECT subject_id FROM cohort)"
+    assert con.execute(strangers).fetchall() == [(0,)]
 
 
 def test_too_few_patients_for_three_splits(con: "duckdb.DuckDBPyConnection") -> None:
@@ -125,6 +174,17 @@ def test_frequency_systems_and_top_codes_define_the_task(con: "duckdb.DuckDBPyCo
     assert con.execute("SELECT code FROM icd.labels ORDER BY label").fetchall() == [("I10",), ("E11.9",)]
     with pytest.raises(MedcodeError, match="no validation admission has a code of icd9cm"):
         build_examples(con, DataSettings(systems=["icd9cm"]))
+
+
+def test_frequency_over_all_splits_keeps_what_only_the_test_has(con: "duckdb.DuckDBPyConnection") -> None:
+    prepare(con)
+    assign(con, validation=3, test=2)  # patient 2 alone has ICD-9 codes
+    con.execute("UPDATE splits SET split = 'test' WHERE subject_id = 4")
+    build_examples(con, DataSettings(min_frequency=1))
+    assert con.execute("SELECT count(*) FROM icd.labels WHERE system = 'icd9cm'").fetchall() == [(0,)]
+    build_examples(con, DataSettings(min_frequency=1, frequency_over="all"))
+    query = "SELECT code, frequency FROM icd.labels WHERE system = 'icd9cm' ORDER BY code"
+    assert con.execute(query).fetchall() == [("033.1", 0), ("E812.0", 0)]
 
 
 def test_codes_that_two_systems_spell_alike_name_their_system(con: "duckdb.DuckDBPyConnection") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medcode_assets.training.tokens import build_tokens, longest_completion, refuse_no_room
+from medcode_assets.training.tokens import build_tokens, length_bars, longest_completion, refuse_no_room
 from medcode_assets.warehouse import Built, build_table, open_warehouse
 from medcode_serving.base_models import resolve_base_model
 from medcode_serving.errors import MedcodeError
@@ -64,9 +64,13 @@ def test_a_long_note_keeps_instruction_and_header(
     con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase"
 ) -> None:
     tokenize(con, tokenizer)
-    prompt, truncated = con.execute("SELECT prompt_ids, truncated FROM r.tokens WHERE example_id = 2").fetchall()[0]
+    prompt, truncated, cut = con.execute(
+        "SELECT prompt_ids, truncated, cut_sections FROM r.tokens WHERE example_id = 2"
+    ).fetchall()[0]
     text = tokenizer.decode(prompt)
     assert truncated
+    assert cut == ["text"]
+    assert con.execute("SELECT cut_sections FROM r.tokens WHERE example_id = 1").fetchall() == [([],)]
     assert 60 <= len(prompt) <= 64
     assert text.startswith("Predict the medical codes for the following text: The patient")
     assert text.endswith("\n\nCodes:")
@@ -87,3 +91,35 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(
     refuse_no_room(64, longest, 64 + longest, "m")
     with pytest.raises(MedcodeError, match="set it to 63 or less"):
         refuse_no_room(64, longest, 63 + longest, "m")
+
+
+def test_many_notes_keep_their_ids(tmp_path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        con.execute("CREATE SCHEMA r")
+        select = "SELECT i AS example_id, 'train' AS split, ['I10'] AS answer FROM range(1000) t(i)"
+        build_table(con, "r.examples", select, "1")
+        con.execute("CREATE TABLE r.notes AS SELECT i AS example_id, 'HTN ' || i AS note FROM range(1000) t(i)")
+        seen: list[tuple[int, int]] = []
+        build_tokens(
+            con,
+            "r",
+            tokenizer,
+            PromptTemplate(),
+            max_prompt_tokens=64,
+            base_revision="rev",
+            on_progress=lambda done, total: seen.append((done, total)),
+        )
+        rows = con.execute("SELECT example_id, prompt_ids FROM r.tokens ORDER BY example_id").fetchall()
+    assert [row[0] for row in rows] == list(range(1000))
+    expected = tokenizer([PromptTemplate().render(f"HTN {i}") for i in range(1000)])["input_ids"]
+    assert [row[1] for row in rows] == expected
+    assert seen[-1] == (1000, 1000)
+
+
+def test_a_histogram_has_its_limit_at_an_edge(con: "duckdb.DuckDBPyConnection") -> None:
+    con.execute("CREATE TABLE r.tokens AS SELECT unnest([1, 10, 11, 250, 251, 1000]) AS whole_length")
+    bars, quantiles = length_bars(con, "r", 250, 25)  # bars of 10 tokens
+    assert bars == {0: 2, 1: 1, 24: 1, 25: 1, 99: 1}
+    assert quantiles[50] == 130.5
+    con.execute("DELETE FROM r.tokens")
+    assert length_bars(con, "r", 250, 25) == ({}, {})
