@@ -19,6 +19,7 @@ POLL_SECONDS = 0.1
 def waiting_lock(
     file: Path,
     *,
+    what: str,
     exclusive: bool,
     purpose: str,
     wait_seconds: float,
@@ -28,6 +29,7 @@ def waiting_lock(
 
     Args:
         file: Lock file, made if it is not there; beside it a folder says who holds it.
+        what: What the lock stands for, in messages.
         exclusive: Alone; else together with other readers.
         purpose: Shown to whoever waits, with the process id and the time.
         wait_seconds: How long to wait for others.
@@ -42,11 +44,11 @@ def waiting_lock(
         give_up = time.monotonic() + wait_seconds
         while not _try(lock.fileno(), kind):
             if on_wait is not None:
-                on_wait(f"{file.stem}: waiting for {holders(file)}")
+                on_wait(f"{what}: waiting for {holders(file)}")
                 on_wait = None
             if time.monotonic() >= give_up:
                 raise MedcodeError(
-                    f"{file.with_suffix('.duckdb')}: in use by {holders(file)}, waited {wait_seconds:.0f} s; "
+                    f"{what}: in use by {holders(file)}, waited {wait_seconds:.0f} s; "
                     "wait for it or end that process, or raise warehouse.wait_minutes"
                 )
             time.sleep(POLL_SECONDS)

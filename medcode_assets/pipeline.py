@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.config import Settings
+from medcode_assets.locks import waiting_lock
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
     from medcode_assets.mimic.sources import MimicVersion
 
-MIMIC_PREPARATION = 'group:"raw" or group:"mimic" or key:"icd/examples"'
-STAGES = {
-    "prepare": MIMIC_PREPARATION,
-    "tokenize": f'{MIMIC_PREPARATION} or key:"icd/base_model" or key:"icd/tokens"',
-    "train": f'{MIMIC_PREPARATION} or key:"icd/base_model" or key:"icd/tokens" or key:"icd/adapter"',
-    "evaluate": '+key:"icd/evaluation"',
-    "export": '+key:"icd/gguf"',
-    "run": '+key:"icd/gguf"',
+OPENING_SECONDS = 120.0
+LAST_ASSET = {
+    "prepare": "examples",
+    "tokenize": "tokens",
+    "train": "adapter",
+    "evaluate": "evaluation",
+    "export": "gguf",
+    "run": "gguf",
 }
-"""Which assets each command materializes; all that is upstream comes along and is skipped where unchanged."""
+"""The asset of the recipe at which each command stops; all that is upstream comes along, skipped where unchanged."""
 
 
 def dagster_home(home: Path) -> Path:
@@ -47,8 +48,18 @@ def open_instance(home: Path) -> Iterator["DagsterInstance"]:
     """Open the persistent instance and tidy up what killed commands left behind."""
     import dagster as dg
 
-    dagster_home(home)
-    with dg.DagsterInstance.get() as instance:
+    # Dagster creates its databases when they are first opened, and fails if another process is doing so.
+    (home / "dagster").mkdir(parents=True, exist_ok=True)
+    with waiting_lock(
+        home / "dagster" / "opening.lock",
+        what="the Dagster instance",
+        exclusive=True,
+        purpose="another command that opens it",
+        wait_seconds=OPENING_SECONDS,
+    ):
+        dagster_home(home)
+        instance = dg.DagsterInstance.get()
+    with instance:
         close_abandoned_runs(instance, home)
         yield instance
 
@@ -70,14 +81,15 @@ def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete
     Raises:
         MedcodeError: it is not registered, or its warehouse is in use.
     """
-    from medcode_assets.locks import waiting_lock
     from medcode_assets.mimic.versions import registered, unregister
     from medcode_assets.partitions import MIMIC_VERSIONS
 
     registered(home, name)
     if delete_data:
         file = home / "warehouse" / f"{name}.duckdb"
-        with waiting_lock(file.with_suffix(".lock"), exclusive=True, purpose=f"versions remove {name}", wait_seconds=0):
+        with waiting_lock(
+            file.with_suffix(".lock"), what=str(file), exclusive=True, purpose=f"versions remove {name}", wait_seconds=0
+        ):
             file.unlink(missing_ok=True)
             file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
             for artifacts in (home / "artifacts").glob(f"*/{name}"):
@@ -152,7 +164,7 @@ def materialize(
 
     definitions = build_definitions(home, settings)
     assets = sorted(
-        AssetSelection.from_string(STAGES[stage]).resolve(definitions.resolve_asset_graph()),
+        AssetSelection.assets(["icd", LAST_ASSET[stage]]).upstream().resolve(definitions.resolve_asset_graph()),
         key=lambda key: key.to_user_string(),
     )
     config = run_config(assets, settings, drop_existing=drop_existing)

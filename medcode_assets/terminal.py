@@ -24,6 +24,8 @@ class _Lines(logging.Handler):
             self._started[event.step_key] = time.monotonic()
         elif event.event_type_value == "ASSET_MATERIALIZATION":
             sys.stderr.write(self._line(event) + "\n")
+        elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.asset_check_evaluation_data.passed:
+            sys.stderr.write(_failed_check(event) + "\n")
 
     def _line(self, event: dg.DagsterEvent) -> str:
         materialization = event.step_materialization_data.materialization
@@ -33,6 +35,20 @@ class _Lines(logging.Handler):
         state = "unchanged" if metadata.get("unchanged") else f"{seconds:.1f} s"
         rows = metadata.get("dagster/row_count")
         return f"  {name:<24} {state:>10}" + (f"  {rows:>9,} rows" if isinstance(rows, int) else "")
+
+
+def _failed_check(event: dg.DagsterEvent) -> str:
+    check = event.asset_check_evaluation_data
+    found = ", ".join(f"{name} {_shown(value.value)}" for name, value in check.metadata.items())
+    return (
+        f"    {check.severity.value.lower()}: check {check.check_name} of {check.asset_key.to_user_string()}: {found}"
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @dg.logger(config_schema={"level": dg.Field(str, default_value="WARNING")})

@@ -63,6 +63,7 @@ def open_warehouse(
     with (
         waiting_lock(
             file.with_suffix(".lock"),
+            what=str(file),
             exclusive=not read_only,
             purpose=purpose,
             wait_seconds=settings.wait_minutes * 60,

@@ -94,7 +94,9 @@ def encode_prompts(
         if len(encoding) > max_tokens
     }
     shortened = _encode_shortened(backend, template, long_notes, max_tokens)
-    return [shortened.get(place) or EncodedPrompt(encoding.ids, len(encoding)) for place, encoding in enumerate(encoded)]
+    return [
+        shortened.get(place) or EncodedPrompt(encoding.ids, len(encoding)) for place, encoding in enumerate(encoded)
+    ]
 
 
 def encode_completions(tokenizer: "PreTrainedTokenizerBase", completions: list[str]) -> list[list[int]]:
@@ -162,7 +164,8 @@ def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise MedcodeError(
-            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} is no fast tokenizer; the folder needs tokenizer.json"
+            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} is no fast tokenizer; "
+            "the folder needs a tokenizer.json"
         )
     if backend.truncation is not None:
         backend.no_truncation()

@@ -77,9 +77,7 @@ def split_note(note: str) -> list[Part]:
     if not found or found[0][0] > 0:
         found.insert(0, (0, next(section for section in sections() if section.name == TEXT)))
     ends = [start for start, _ in found[1:]] + [len(note)]
-    return [
-        Part(section.name, start, end, section.priority) for (start, section), end in zip(found, ends, strict=True)
-    ]
+    return [Part(section.name, start, end, section.priority) for (start, section), end in zip(found, ends, strict=True)]
 
 
 def plan(parts: Sequence[Part], lengths: Sequence[int], budget: int) -> Plan:

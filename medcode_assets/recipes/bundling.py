@@ -28,6 +28,7 @@ from medcode_serving.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 LIBRARIES = ("medcode", "torch", "transformers", "peft", "accelerate", "duckdb")
 
@@ -127,10 +128,9 @@ def code_version() -> str:
     return commit + ("+changes" if changes else "")
 
 
-def write_codes(con: "duckdb.DuckDBPyConnection", recipe: str, file: Path) -> Path:
-    """Write codes.parquet: the labels that training saw, in label order."""
-    con.execute(
-        f"COPY (SELECT system, code, text, description, CAST(frequency AS BIGINT) AS frequency FROM {recipe}.labels "
-        f"WHERE frequency > 0 ORDER BY label) TO '{str(file).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)"
-    )
-    return file
+def trained_codes(con: "duckdb.DuckDBPyConnection", recipe: str) -> "pa.Table":
+    """Return the rows of codes.parquet: the labels that training saw, in label order."""
+    return con.execute(
+        f"SELECT system, code, text, description, CAST(frequency AS BIGINT) AS frequency FROM {recipe}.labels "
+        "WHERE frequency > 0 ORDER BY label"
+    ).to_arrow_table()

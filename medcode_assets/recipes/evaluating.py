@@ -1,6 +1,7 @@
 """An adapter beside its baselines on the same splits, through the engines that serving uses."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,17 @@ from medcode_assets.artifacts import making
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.evaluation.evaluate import LabelledNotes, evaluate_engines
 from medcode_assets.evaluation.report import EvaluationReport, write_report
-from medcode_assets.recipes.bundling import write_codes
+from medcode_assets.recipes.bundling import trained_codes
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.warehouse import fingerprint, inputs, one_value
 from medcode_serving.base_models import LocalModel
-from medcode_serving.bundle import DecodingSettings
+from medcode_serving.bundle import CODES, DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.engines.protocol import Engine
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 REPORT = "evaluation.json"
 NOT_IN_FINGERPRINT = {"device", "batch_size"}
@@ -44,8 +46,32 @@ def evaluation_fingerprint(
     )
 
 
+@dataclass(frozen=True)
+class EvaluationData:
+    """All that an evaluation needs of a warehouse, so that nobody waits for it while models run."""
+
+    validation: LabelledNotes
+    test: LabelledNotes
+    codes: "pa.Table"
+    """The rows of codes.parquet."""
+    train_examples: int
+    examples: str
+    """Fingerprint of the recipe's examples."""
+
+
+def evaluation_data(con: "duckdb.DuckDBPyConnection", recipe: str, limit: int) -> EvaluationData:
+    """Read what an evaluation needs, at most `limit` documents a split (0: all)."""
+    return EvaluationData(
+        validation=labelled_notes(con, recipe, "validation", limit),
+        test=labelled_notes(con, recipe, "test", limit),
+        codes=trained_codes(con, recipe),
+        train_examples=one_value(con, f"SELECT count(*) FROM {recipe}.examples WHERE split = 'train'"),
+        examples=examples_made(con, recipe),
+    )
+
+
 def evaluate_adapter(
-    con: "duckdb.DuckDBPyConnection",
+    data: EvaluationData,
     recipe: Recipe,
     base: LocalModel,
     adapter: Path,
@@ -56,12 +82,13 @@ def evaluate_adapter(
     adapter_seal: str,
 ) -> EvaluationReport:
     """Evaluate adapter, untuned base and frequency prior; write report and predictions (no text) to `target`."""
-    limit = evaluation.max_documents
-    validation = labelled_notes(con, recipe.name, "validation", limit)
-    test = labelled_notes(con, recipe.name, "test", limit)
+    import pyarrow.parquet as parquet
+
+    validation, test = data.validation, data.test
     with making(target, made_from) as (folder, facts):
-        vocabulary = Vocabulary.read(write_codes(con, recipe.name, folder / "codes.parquet"))
-        engines = _engines(con, recipe, base, adapter, vocabulary, decoding, evaluation)
+        parquet.write_table(data.codes, folder / CODES)
+        vocabulary = Vocabulary.read(folder / CODES)
+        engines = _engines(data.train_examples, recipe, base, adapter, vocabulary, decoding, evaluation)
         total = len(engines) * (len(validation) + len(test))
         with tqdm(total=total, desc="evaluating", unit="note") as bar:
 
@@ -73,7 +100,7 @@ def evaluate_adapter(
                 engines, validation, test, vocabulary, predictions=folder / "predictions", on_progress=on_progress
             )
         write_report(report, folder / REPORT)
-        facts.update(decoding=decoding.model_dump(), adapter=adapter_seal, examples=examples_made(con, recipe.name))
+        facts.update(decoding=decoding.model_dump(), adapter=adapter_seal, examples=data.examples)
     return report
 
 
@@ -83,7 +110,7 @@ def examples_made(con: "duckdb.DuckDBPyConnection", recipe: str) -> str:
 
 
 def _engines(
-    con: "duckdb.DuckDBPyConnection",
+    train_examples: int,
     recipe: Recipe,
     base: LocalModel,
     adapter: Path,
@@ -108,8 +135,7 @@ def _engines(
         )
         for name, weights in adapters.items()
     }
-    train = one_value(con, f"SELECT count(*) FROM {recipe.name}.examples WHERE split = 'train'")
-    return {**language_models, "frequency_prior": FrequencyPriorEngine(vocabulary, train)}
+    return {**language_models, "frequency_prior": FrequencyPriorEngine(vocabulary, train_examples)}
 
 
 def labelled_notes(con: "duckdb.DuckDBPyConnection", recipe: str, split: str, limit: int) -> LabelledNotes:

@@ -1,6 +1,7 @@
 """Tokens to a sealed adapter artifact: training, tracked in MLflow."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from medcode_serving.bundle import DecodingSettings
 
 if TYPE_CHECKING:
     import duckdb
+    from datasets import Dataset
 
 NOT_IN_FINGERPRINT = {"device", "checkpoint_minutes"}
 """Where and how often, not what: changing these does not ask for another training."""
@@ -48,8 +50,26 @@ def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSet
     return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes))
 
 
+@dataclass(frozen=True)
+class FittingData:
+    """All that a training needs of a warehouse, so that nobody waits for it while a model is trained."""
+
+    train: "Dataset"
+    validation: "Dataset"
+    decoding: DecodingSettings
+
+
+def fitting_data(con: "duckdb.DuckDBPyConnection", recipe: str) -> FittingData:
+    """Read what a training needs."""
+    return FittingData(
+        train=training_data(con, recipe, "train"),
+        validation=training_data(con, recipe, "validation", limit=VALIDATION_EXAMPLES),
+        decoding=trained_limits(con, recipe),
+    )
+
+
 def fit_adapter(
-    con: "duckdb.DuckDBPyConnection",
+    data: FittingData,
     recipe: str,
     base: LocalModel,
     target: Path,
@@ -65,7 +85,7 @@ def fit_adapter(
     """Train an adapter into `<target>/weights` and return the facts of its seal.
 
     Args:
-        con: Reading connection of the warehouse.
+        data: Tokens and limits.
         recipe: Name of the recipe.
         base: The base model.
         target: Folder of the artifact; replaced only by a complete one.
@@ -77,9 +97,6 @@ def fit_adapter(
         tags: Tags of the MLflow run.
         anew: Start from the beginning even if a checkpoint of this training is there.
     """
-    decoding = trained_limits(con, recipe)
-    train = training_data(con, recipe, "train")
-    validation = training_data(con, recipe, "validation", limit=VALIDATION_EXAMPLES)
     parameters = {"base_model": base.id, "base_revision": base.revision, **lora.model_dump(), **training.model_dump()}
     checkpoints = target.with_name("checkpoints") / made_from[:12]
     if anew:
@@ -90,8 +107,8 @@ def fit_adapter(
     ):
         result = train_adapter(
             base,
-            train,
-            validation,
+            data.train,
+            data.validation,
             folder / "weights",
             lora=lora,
             training=training,
@@ -105,7 +122,7 @@ def fit_adapter(
             validation_losses=result.validation_losses,
             mlflow_run=run.run_id,
             mlflow_uri=run.uri,
-            decoding=decoding.model_dump(),
+            decoding=data.decoding.model_dump(),
             settings={"lora": lora.model_dump(), "training": training.model_dump()},
         )
     return facts

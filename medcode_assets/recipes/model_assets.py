@@ -24,9 +24,15 @@ from medcode_assets.recipes.bundling import (
     provenance,
     refuse_unpublishable,
 )
-from medcode_assets.recipes.evaluating import REPORT, evaluate_adapter, evaluation_fingerprint, examples_made
+from medcode_assets.recipes.evaluating import (
+    REPORT,
+    evaluate_adapter,
+    evaluation_data,
+    evaluation_fingerprint,
+    examples_made,
+)
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
-from medcode_assets.recipes.fitting import adapter_fingerprint, chosen_base, fit_adapter
+from medcode_assets.recipes.fitting import adapter_fingerprint, chosen_base, fit_adapter, fitting_data
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
@@ -64,20 +70,21 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
             facts = made(target)
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-            if facts is None or not unchanged:
-                facts = fit_adapter(
-                    con,
-                    recipe.name,
-                    base,
-                    target,
-                    made_from=made_from,
-                    lora=lora,
-                    training=training,
-                    logging=read(config, "logging", LoggingSettings),
-                    home=home.path,
-                    tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
-                    anew=config.drop_existing,
-                )
+            data = None if unchanged else fitting_data(con, recipe.name)
+        if data is not None:
+            facts = fit_adapter(
+                data,
+                recipe.name,
+                base,
+                target,
+                made_from=made_from,
+                lora=lora,
+                training=training,
+                logging=read(config, "logging", LoggingSettings),
+                home=home.path,
+                tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
+                anew=config.drop_existing,
+            )
         shown = ("steps", "trainable_parameters", "device", "last_loss", "validation_loss", "mlflow_run", "mlflow_uri")
         return dg.MaterializeResult(
             metadata={
@@ -137,10 +144,11 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             made_from = evaluation_fingerprint(con, recipe, adapter_facts["seal"], chosen, decoding)
             facts = made(target)
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-            if not unchanged:
-                evaluate_adapter(
-                    con, recipe, base, adapter / "weights", target, made_from, chosen, decoding, adapter_facts["seal"]
-                )
+            data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
+        if data is not None:
+            evaluate_adapter(
+                data, recipe, base, adapter / "weights", target, made_from, chosen, decoding, adapter_facts["seal"]
+            )
         report = read_report(target / REPORT)
         return dg.MaterializeResult(
             metadata={

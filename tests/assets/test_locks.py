@@ -19,7 +19,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def _hold(file: Path, exclusive: bool, held: "Event", release: "Event") -> None:
-    with waiting_lock(file, exclusive=exclusive, purpose="raw/notes of run 1234", wait_seconds=30):
+    with waiting_lock(file, what="w", exclusive=exclusive, purpose="raw/notes of run 1234", wait_seconds=30):
         held.set()
         release.wait(60)
 
@@ -36,14 +36,16 @@ def test_a_writer_that_waits_too_long_is_told_who_holds_it(tmp_path: Path, exclu
         pytest.raises(
             MedcodeError, match=rf"mimic-iv-3\.1\.duckdb: in use by raw/notes of run 1234 \(process {other.pid}"
         ),
-        waiting_lock(file, exclusive=True, purpose="me", wait_seconds=0.3, on_wait=told.append),
+        waiting_lock(
+            file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=0.3, on_wait=told.append
+        ),
     ):
         pass
     assert len(told) == 1
     assert "raw/notes of run 1234" in told[0]
     release.set()
     other.join(60)
-    with waiting_lock(file, exclusive=True, purpose="me", wait_seconds=5):
+    with waiting_lock(file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=5):
         assert f"me (process {os.getpid()}" in holders(file)
     assert holders(file) == "another process"
 
@@ -51,8 +53,8 @@ def test_a_writer_that_waits_too_long_is_told_who_holds_it(tmp_path: Path, exclu
 def test_readers_share(tmp_path: Path) -> None:
     file = tmp_path / "x.lock"
     with (
-        waiting_lock(file, exclusive=False, purpose="one", wait_seconds=0),
-        waiting_lock(file, exclusive=False, purpose="two", wait_seconds=0),
+        waiting_lock(file, what="w", exclusive=False, purpose="one", wait_seconds=0),
+        waiting_lock(file, what="w", exclusive=False, purpose="two", wait_seconds=0),
     ):
         assert {name.split(" ")[0] for name in holders(file).split(", ") if "process" in name} == {"one", "two"}
 
@@ -65,7 +67,7 @@ def test_a_killed_holder_neither_blocks_nor_is_named(tmp_path: Path) -> None:
     assert held.wait(60)
     other.kill()
     other.join(60)
-    with waiting_lock(file, exclusive=True, purpose="me", wait_seconds=5):
+    with waiting_lock(file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=5):
         assert "raw/notes" not in holders(file)
 
 

@@ -1,0 +1,63 @@
+"""A process that is killed inside a step leaves the earlier table, and the next one makes the step whole."""
+
+import gzip
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from medcode_assets.mimic import load
+from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
+from medcode_assets.warehouse import built, open_warehouse
+
+SPEC = table_specs("mimic-iv")["notes"]
+
+
+def write_notes(mimic_dir: Path, rows: int) -> None:
+    text = "Patient admitted with chest pain. " * 20
+    with gzip.open(mimic_dir / "note" / "discharge.csv.gz", "wt", compresslevel=1) as file:
+        file.write(",".join(SPEC.columns) + "\n")
+        file.writelines(f'{i}-DS-1,{i},{i},DS,1,,,"{text}{i}"\n' for i in range(rows))
+
+
+def load_and_die(home: Path, directory: Path, moment: str, seconds: float) -> None:
+    """Load the notes; die by SIGKILL some time into the statement, or when all is written but not committed."""
+    files = find_files(MimicVersion("v", "mimic-iv", str(directory)))
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment == "before the commit":
+        load._refuse_empty = die  # what looks at the finished table before it is committed
+    else:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # its default ends the process at once, as SIGKILL does
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    with open_warehouse(home / "w.duckdb") as con:
+        load.load_table(con, SPEC, files["notes"], drop_existing=True)
+        die()  # too late: the test sees that the new table is there
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds"), [("loading", 0.3), ("loading", 0.6), ("loading", 0.9), ("before the commit", 0.0)]
+)
+def test_a_killed_load_leaves_the_earlier_table(mimic_dir: Path, tmp_path: Path, moment: str, seconds: float) -> None:
+    write_notes(mimic_dir, 5)
+    version = MimicVersion("v", "mimic-iv", str(mimic_dir))
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        earlier = load.load_table(con, SPEC, find_files(version)["notes"])
+    write_notes(mimic_dir, 200_000)
+    process = multiprocessing.get_context("spawn").Process(
+        target=load_and_die, args=(tmp_path, mimic_dir, moment, seconds)
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode in (-signal.SIGKILL, -signal.SIGALRM)
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        found = built(con, "raw.notes")
+        assert found and (found.rows, found.fingerprint) == (5, earlier.fingerprint)
+        assert con.execute("SELECT count(*), max(text_characters) FROM raw.notes").fetchall() == [(5, 681)]
+        again = load.load_table(con, SPEC, find_files(version)["notes"])
+        assert (again.rows, again.skipped) == (200_000, False)
+        assert con.execute("SELECT count(DISTINCT text_hash) FROM raw.notes").fetchall() == [(200_000,)]
