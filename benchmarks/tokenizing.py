@@ -57,18 +57,15 @@ def make_warehouse(file: Path, notes: int) -> None:
         )
         # A rank of V to the power of a uniform number has Zipf's distribution.
         con.execute(
+            f"CREATE TEMP TABLE draw AS SELECT n, w, floor(pow({WORDS}, hash(n, w) / 18446744073709551616.0))::BIGINT "
+            f"AS id FROM range({notes}) a(n), range({WORDS_A_NOTE}) b(w)"
+        )
+        con.execute(
             "CREATE TABLE icd.notes AS SELECT n AS example_id, string_agg(CASE WHEN w % $section = 0 THEN "
             "chr(10) || $headings[1 + w // $section] || ':' || chr(10) ELSE '' END || word || "
             "CASE WHEN w % 12 = 11 THEN '.' || chr(10) ELSE ' ' END, '' ORDER BY w) AS note "
-            "FROM range($notes) a(n), range($words) b(w) "
-            "JOIN word ON id = floor(pow($ranks, hash(n, w) / 18446744073709551616.0))::BIGINT GROUP BY n",
-            {
-                "section": WORDS_A_NOTE // len(HEADINGS),
-                "headings": HEADINGS,
-                "notes": notes,
-                "words": WORDS_A_NOTE,
-                "ranks": WORDS,
-            },
+            "FROM draw JOIN word USING (id) GROUP BY n",
+            {"section": WORDS_A_NOTE // len(HEADINGS), "headings": HEADINGS},
         )
         build_table(
             con,

@@ -137,7 +137,8 @@ class LongNote:
             if kept == length:
                 texts.append(self._note[part.start : part.end])
             elif kept:
-                end = self._encoding.token_to_chars(first + kept - 1)[1] - self._start
+                characters = self._encoding.token_to_chars(first + kept - 1)
+                end = characters[1] - self._start if characters else part.start
                 texts.append(whole_words(self._note[part.start : part.end], end - part.start))
         return join_parts(texts), chosen.cut
 
