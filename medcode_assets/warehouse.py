@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,15 @@ class Built:
     fingerprint: str
     skipped: bool
     """The table was there already, made from the same inputs."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a table is made from."""
+
+    fingerprint: str
+    recorded: dict[str, Any] = field(default_factory=dict)
+    """Kept beside the fingerprint, for provenance."""
 
 
 @contextmanager
@@ -133,7 +142,7 @@ def built(con: "duckdb.DuckDBPyConnection", table: str) -> Built | None:
     return Built(table, row[0], row[1], skipped=True) if row else None
 
 
-def recorded(con: "duckdb.DuckDBPyConnection", table: str) -> dict[str, Any]:
+def record_of(con: "duckdb.DuckDBPyConnection", table: str) -> dict[str, Any]:
     """Return what was recorded beside a table's fingerprint; empty if it was not made."""
     row = one_row(con, "SELECT settings FROM made WHERE name = ?", [table])
     return json.loads(row[0]) if row else {}
@@ -186,34 +195,38 @@ def build_table(
         con.execute(f"SET force_compression = '{compression}'")
         con.execute(f"CREATE OR REPLACE TABLE {table} AS {select}", parameters or {})
 
-    return write_table(con, table, made_from, create, recorded=recorded or parameters, check=check)
+    return write_table(con, table, Source(made_from, recorded or parameters or {}), create, check=check)
 
 
 def write_table(
     con: "duckdb.DuckDBPyConnection",
     table: str,
-    made_from: str,
+    source: "Source | Callable[[], Source]",
     create: Callable[[], None],
     *,
-    recorded: dict[str, Any] | None = None,
     check: Callable[[int], None] | None = None,
 ) -> Built:
-    """Run `create`, which makes a table, and record its fingerprint: both or, after any error, neither."""
+    """Run `create`, which makes a table, and record its source: both or, after any error, neither.
+
+    A source that is a function is asked for once the table is made.
+    """
     con.execute("BEGIN")
     try:
         create()
         rows = count_rows(con, table)
         if check:
             check(rows)
+        if callable(source):
+            source = source()
         con.execute(
             "INSERT OR REPLACE INTO made VALUES (?, ?, ?, now(), ?)",
-            [table, made_from, rows, json.dumps(recorded or {})],
+            [table, source.fingerprint, rows, json.dumps(source.recorded)],
         )
     except BaseException:
         con.execute("ROLLBACK")
         raise
     con.execute("COMMIT")
-    return Built(table, rows, made_from, skipped=False)
+    return Built(table, rows, source.fingerprint, skipped=False)
 
 
 def count_rows(con: "duckdb.DuckDBPyConnection", table: str) -> int:

@@ -9,7 +9,7 @@ from medcode_assets.evaluation.plots import code_frequencies
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture, table_metadata
 from medcode_assets.mimic.checks import Outcome, checks_of, run_checks
-from medcode_assets.mimic.load import load_table, source_facts
+from medcode_assets.mimic.load import load_table
 from medcode_assets.mimic.sources import (
     FAMILIES,
     find_files,
@@ -24,6 +24,7 @@ from medcode_assets.mimic.versions import registered
 from medcode_assets.partitions import MIMIC_VERSIONS
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.warehouse import record_of
 
 RAW_TABLES = tuple(table_specs("mimic-iv"))
 """Every release is read into tables of these names, so that one graph serves all."""
@@ -69,7 +70,7 @@ def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
         with warehouse.connect(context) as con:
             built = load_table(con, spec, path, drop_existing=config.drop_existing)
             metadata = table_metadata(con, built)
-            sha256 = source_facts(con, spec, path)["sha256"] if path else None
+            sha256 = record_of(con, f"raw.{table}")["sha256"]
         return dg.MaterializeResult(
             metadata={
                 **metadata,
@@ -105,12 +106,12 @@ def _expected_rows(expected: tuple[int, ...], rows: int) -> dg.AssetCheckResult:
     )
 
 
-def _checksum(published: str | None, sha256: str | None) -> dg.AssetCheckResult:
+def _checksum(published: str | None, sha256: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=published in (None, sha256),
         check_name="checksum",
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"sha256": sha256 or "no file", "published": published or "not listed"},
+        metadata={"sha256": sha256, "published": published or "not listed"},
     )
 
 
@@ -175,10 +176,11 @@ def _facts(settings: Settings) -> dg.AssetsDefinition:
             preview = (
                 "SELECT system, sum(admissions) AS codes, count(*) AS distinct_codes, "
                 "max(admissions) AS most_frequent, count(*) FILTER (admissions < 10) AS in_fewer_than_10 "
-                "FROM codes GROUP BY system ORDER BY system"
+                "FROM code_counts GROUP BY system ORDER BY system"
             )
             frequencies = con.execute(
-                "SELECT system, list(admissions ORDER BY admissions DESC) FROM codes GROUP BY system ORDER BY system"
+                "SELECT system, list(admissions ORDER BY admissions DESC) FROM code_counts "
+                "GROUP BY system ORDER BY system"
             ).fetchall()
             return dg.MaterializeResult(
                 metadata={

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from medcode_assets.config import DataSettings
 from medcode_assets.mimic.published_splits import load_published_splits
 from medcode_assets.mimic.sources import split_release, table_specs
-from medcode_assets.warehouse import Built, build_table, built, fingerprint, inputs, one_value, write_table
+from medcode_assets.warehouse import Built, Source, build_table, built, fingerprint, inputs, one_value, write_table
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def build_cohort(
 def build_facts(con: "duckdb.DuckDBPyConnection", *, rebuild: bool = False) -> Built:
     """Collect what is known of each admission: table `facts` (subject_id, hadm_id, notes, characters, codes).
 
-    Table `codes` (system, code, description, admissions) has every code of it, view `documents` (subject_id, hadm_id,
-    text) its text.
+    `codes` are numbers of table `codes` (code_id, system, code, bare, description). To be read through the views
+    `documents` (subject_id, hadm_id, text), `admission_codes` (hadm_id, codes written out) and `code_counts`.
 
     Raises:
         MedcodeError: no admission of the cohort has a discharge note.
@@ -62,23 +62,20 @@ def build_facts(con: "duckdb.DuckDBPyConnection", *, rebuild: bool = False) -> B
 
     def create() -> None:
         con.execute("SET force_compression = 'auto'")
-        con.execute(f"CREATE OR REPLACE TABLE facts AS {sql('facts')}")
         con.execute(f"CREATE OR REPLACE TABLE codes AS {sql('codes')}")
+        con.execute(f"CREATE OR REPLACE TABLE facts AS {sql('facts')}")
+        con.execute(sql("facts-views"))
 
     def refuse_none(rows: int) -> None:
         if not rows:
             raise MedcodeError("table facts: no admission of the cohort has a discharge note; check raw.notes")
 
-    queries = [sql(name) for name in ("admission-codes", "facts", "codes", "documents")]
+    queries = [sql(name) for name in ("codes", "facts", "facts-views")]
     made_from = fingerprint(sql=queries, inputs=inputs(con, "cohort"))
-    con.execute(sql("admission-codes"))
     earlier = built(con, "facts")
-    if earlier is None or earlier.fingerprint != made_from or rebuild:
-        made = write_table(con, "facts", made_from, create, check=refuse_none)
-    else:
-        made = earlier
-    con.execute(sql("documents"))
-    return made
+    if earlier and earlier.fingerprint == made_from and not rebuild:
+        return earlier
+    return write_table(con, "facts", Source(made_from), create, check=refuse_none)
 
 
 def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, rebuild: bool = False) -> Built:

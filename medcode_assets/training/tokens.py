@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcode_assets.warehouse import (
     Built,
+    Source,
     built,
     count_rows,
     fingerprint,
@@ -94,7 +95,7 @@ def build_tokens(
                 if on_progress:
                     on_progress(done, total)
 
-    return write_table(con, table, made_from, create)
+    return write_table(con, table, Source(made_from), create)
 
 
 def _batches(reader: "duckdb.DuckDBPyConnection", recipe: str) -> "Iterator[pa.RecordBatch]":

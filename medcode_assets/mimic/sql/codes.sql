@@ -1,8 +1,17 @@
--- Every code of the fact table with its description, if the dictionaries have one, and its number of admissions.
-WITH counted AS (
-    SELECT coded.system, coded.code, count(*) AS admissions
-    FROM (SELECT unnest(codes) AS coded FROM facts)
-    GROUP BY ALL
+-- Every code that an admission of the cohort with a note has, with its description, if the dictionaries have one.
+-- Facts carry code_id: numbers are grouped and sorted several times as fast as texts.
+WITH distinct_codes AS (
+    SELECT DISTINCT system, bare
+    FROM coded
+    WHERE bare <> '' AND hadm_id IN (
+        SELECT hadm_id FROM discharge_notes WHERE subject_id IN (SELECT subject_id FROM cohort)
+    )
 ),
-described AS (SELECT system, dotted(system, bare) AS code, min(title) AS description FROM titles GROUP BY ALL)
-SELECT system, code, description, admissions FROM counted LEFT JOIN described USING (system, code)
+described AS (SELECT system, bare, min(title) AS description FROM titles GROUP BY ALL)
+SELECT
+    CAST(row_number() OVER (ORDER BY system, bare) - 1 AS INTEGER) AS code_id,
+    system,
+    dotted(system, bare) AS code,
+    bare,
+    description
+FROM distinct_codes LEFT JOIN described USING (system, bare)

@@ -1,14 +1,11 @@
 -- Patients to train, validation and test so that the carriers of every rare code are shared out 80/10/10, too:
 -- patients in the order of their rarest code, every tenth to validation and every tenth to test. By patient, as
 -- random; the idea is Sechidis et al. 2011 (the rarest label decides first), in one pass over sets.
-WITH carried AS (
-    SELECT DISTINCT subject_id, code.system, code.code
-    FROM (SELECT subject_id, unnest(codes) AS code FROM facts)
-),
-counted AS (SELECT system, code, count(*) AS patients FROM carried GROUP BY system, code),
+WITH carried AS (SELECT DISTINCT subject_id, unnest(codes) AS code_id FROM facts),
+counted AS (SELECT code_id, count(*) AS patients FROM carried GROUP BY code_id),
 rarest AS (
-    SELECT subject_id, min((patients, system, code)) AS stratum
-    FROM carried JOIN counted USING (system, code)
+    SELECT subject_id, min((patients, code_id)) AS stratum
+    FROM carried JOIN counted USING (code_id)
     GROUP BY subject_id
 ),
 ordered AS (

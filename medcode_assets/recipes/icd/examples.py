@@ -4,7 +4,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from medcode_assets.config import DataSettings
-from medcode_assets.warehouse import Built, built, fingerprint, inputs, write_table
+from medcode_assets.warehouse import Built, Source, built, fingerprint, inputs, write_table
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -50,9 +50,8 @@ def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, reb
     return write_table(
         con,
         "icd.examples",
-        made_from,
+        Source(made_from, parameters),
         create,
-        recorded=parameters,
         check=lambda _: _refuse_empty_split(con, settings),
     )
 

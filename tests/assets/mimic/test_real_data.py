@@ -72,7 +72,7 @@ def loaded(con: "duckdb.DuckDBPyConnection") -> dict[str, int]:
     }
 
 
-CODES = "SELECT system, sum(admissions)::INTEGER, count(*) FROM codes GROUP BY system ORDER BY system"
+CODES = "SELECT system, sum(admissions)::INTEGER, count(*) FROM code_counts GROUP BY system ORDER BY system"
 SPLITS = "SELECT split, count(DISTINCT subject_id), count(*) FROM splits GROUP BY split ORDER BY split"
 
 

@@ -41,13 +41,13 @@ def assign(con: "duckdb.DuckDBPyConnection", *, validation: int, test: int) -> N
 def test_facts_have_reports_before_addenda_and_each_code_once(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
     text, codes = con.execute(
-        "SELECT text, codes FROM facts JOIN documents USING (hadm_id) WHERE hadm_id = 101"
+        "SELECT text, codes FROM admission_codes JOIN documents USING (hadm_id) WHERE hadm_id = 101"
     ).fetchall()[0]
     assert text == 'report, with "quotes"\nand lines\n\naddendum'
     assert codes == [
-        {"kind": 0, "seq": 1, "system": "icd10cm", "code": "I10"},
-        {"kind": 0, "seq": 2, "system": "icd10cm", "code": "E11.9"},
-        {"kind": 1, "seq": 1, "system": "icd10pcs", "code": "0DTJ4ZZ"},
+        {"system": "icd10cm", "code": "I10"},
+        {"system": "icd10cm", "code": "E11.9"},
+        {"system": "icd10pcs", "code": "0DTJ4ZZ"},
     ]
 
 
@@ -64,13 +64,13 @@ def test_addenda_come_in_the_order_in_which_they_were_written(con: "duckdb.DuckD
 
 def test_billed_codes_are_kept_namespaced_and_no_targets_by_default(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
-    codes = con.execute("SELECT codes FROM facts WHERE hadm_id = 103").fetchall()[0][0]
+    codes = con.execute("SELECT codes FROM admission_codes WHERE hadm_id = 103").fetchall()[0][0]
     assert [(code["system"], code["code"]) for code in codes] == [
         ("icd10cm", "I10"),
         ("cpt", "99219"),
         ("hcpcs", "A0428"),
     ]
-    query = "SELECT system, code, description FROM codes WHERE system IN ('cpt', 'hcpcs') ORDER BY system"
+    query = "SELECT system, code, description FROM code_counts WHERE system IN ('cpt', 'hcpcs') ORDER BY system"
     assert con.execute(query).fetchall() == [
         ("cpt", "99219", None),
         ("hcpcs", "A0428", "Ambulance service, basic life support"),
@@ -83,7 +83,7 @@ def test_billed_codes_are_kept_namespaced_and_no_targets_by_default(con: "duckdb
 
 def test_systems_and_leading_zeros_keep_equal_digits_apart(con: "duckdb.DuckDBPyConnection") -> None:
     prepare(con)
-    codes = con.execute("SELECT codes FROM facts WHERE hadm_id = 102").fetchall()[0][0]
+    codes = con.execute("SELECT codes FROM admission_codes WHERE hadm_id = 102").fetchall()[0][0]
     assert [(code["system"], code["code"]) for code in codes] == [
         ("icd9cm", "033.1"),
         ("icd9cm", "E812.0"),
