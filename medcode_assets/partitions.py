@@ -1,6 +1,24 @@
 """The partitions of the graph: one a registered MIMIC version."""
 
+import warnings
+
 import dagster as dg
 
 MIMIC_VERSIONS = dg.DynamicPartitionsDefinition(name="mimic_versions")
-"""Keys are the names under which folders are registered (`medcode register`, `medcode_assets.mimic.sources`)."""
+"""Keys are the names under which folders are registered (`medcode versions add`, `medcode_assets.mimic.versions`)."""
+
+
+def check_each_version(
+    asset: dg.AssetKey,
+    name: str,
+    description: str,
+    *,
+    blocking: bool = False,
+    partitions: dg.PartitionsDefinition = MIMIC_VERSIONS,
+) -> dg.AssetCheckSpec:
+    """Return a check that keeps a status for each version; without partitions the last one's would stand for all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks are new in Dagster 1.13
+        return dg.AssetCheckSpec(
+            name, asset=asset, description=description, blocking=blocking, partitions_def=partitions
+        )

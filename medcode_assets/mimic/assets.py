@@ -21,7 +21,7 @@ from medcode_assets.mimic.sources import (
 )
 from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits, split_hash
 from medcode_assets.mimic.versions import registered
-from medcode_assets.partitions import MIMIC_VERSIONS
+from medcode_assets.partitions import MIMIC_VERSIONS, check_each_version
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.warehouse import record_of
@@ -52,8 +52,8 @@ def _raw_table(table: str, settings: Settings) -> dg.AssetsDefinition:
         code_version="2",
         description=_raw_description(table),
         check_specs=[
-            dg.AssetCheckSpec("expected_rows", asset=key, description="As many rows as the release is known to have."),
-            dg.AssetCheckSpec("checksum", asset=key, description="The file is the one of PhysioNet's SHA256SUMS.txt."),
+            check_each_version(key, "expected_rows", "As many rows as the release is known to have."),
+            check_each_version(key, "checksum", "The file is the one of PhysioNet's SHA256SUMS.txt."),
         ],
     )
     @launched_with("raw", settings)
@@ -236,7 +236,7 @@ def _splits(settings: Settings) -> dg.AssetsDefinition:
 
 def _check_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return [
-        dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.block_above is not None)
+        check_each_version(key, check.name, check.description, blocking=check.block_above is not None)
         for check in checks_of(key.to_user_string())
     ]
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from medcode_assets.config import DataSettings, ModelSettings, Settings
 from medcode_assets.evaluation.plots import BARS_TO_LIMIT, length_histogram
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture, query_table, table_metadata
+from medcode_assets.partitions import check_each_version
 from medcode_assets.progress import advance
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
@@ -18,6 +20,9 @@ from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.tokens import build_tokens, length_bars, longest_completion, refuse_no_room
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import resolve_base_model
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 def examples_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
@@ -109,6 +114,15 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         deps=[[recipe.name, "examples"], [recipe.name, "base_model"]],
         kinds={"duckdb", "huggingface"},
         code_version="2",
+        check_specs=[
+            check_each_version(
+                dg.AssetKey([recipe.name, "tokens"]),
+                "no_note_dropped",
+                "Every example with an answer has tokens: a long note is shortened, never left out.",
+                blocking=True,
+                partitions=recipe.partitions,
+            )
+        ],
     )
     @launched_with("tokens", settings)
     def tokens(
@@ -163,6 +177,15 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     "prompt_lengths": picture(length_histogram(bars, quantiles, max_prompt_tokens), "prompt lengths"),
                 },
                 data_version=dg.DataVersion(built.fingerprint),
+                check_results=[_no_note_dropped(con, recipe.name)],
             )
 
     return tokens
+
+
+def _no_note_dropped(con: "duckdb.DuckDBPyConnection", recipe: str) -> dg.AssetCheckResult:
+    dropped, examples = con.execute(
+        f"SELECT count(*) FILTER (coalesce(len(prompt_ids), 0) = 0), count(*) FROM {recipe}.examples "
+        f"LEFT JOIN {recipe}.tokens USING (example_id) WHERE len(answer) > 0"
+    ).fetchall()[0]
+    return dg.AssetCheckResult(passed=dropped == 0, metadata={"wrong": dropped, "of": examples})

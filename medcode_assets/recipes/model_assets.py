@@ -16,6 +16,7 @@ from medcode_assets.evaluation.report import EvaluationReport, collapse_problems
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture
 from medcode_assets.mimic.versions import registered
+from medcode_assets.partitions import check_each_version
 from medcode_assets.recipes.bundling import (
     bundle_version,
     compose_bundle,
@@ -72,7 +73,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
             data = None if unchanged else fitting_data(con, recipe.name)
         if data is not None:
-            facts = fit_adapter(
+            fit_adapter(
                 data,
                 recipe.name,
                 base,
@@ -85,6 +86,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
                 anew=config.drop_existing,
             )
+        facts = required(target, f"{recipe.name}/adapter")
         shown = ("steps", "trainable_parameters", "device", "last_loss", "validation_loss", "mlflow_run", "mlflow_uri")
         return dg.MaterializeResult(
             metadata={
@@ -112,16 +114,18 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         pool=COMPUTE,
         code_version="1",
         check_specs=[
-            dg.AssetCheckSpec(
+            check_each_version(
+                key,
                 "not_collapsed",
-                asset=key,
+                "Metrics are finite and the adapter does not give every document the same codes.",
                 blocking=True,
-                description="Metrics are finite and the adapter does not give every document the same codes.",
+                partitions=recipe.partitions,
             ),
-            dg.AssetCheckSpec(
+            check_each_version(
+                key,
                 "above_baselines",
-                asset=key,
-                description="Test micro F1 above the frequency prior and the untuned base.",
+                "Test micro F1 above the frequency prior and the untuned base.",
+                partitions=recipe.partitions,
             ),
         ],
     )
@@ -257,12 +261,13 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         pool=COMPUTE,
         code_version="1",
         check_specs=[
-            dg.AssetCheckSpec(
+            check_each_version(
+                key,
                 "answers_like_the_merged_model",
-                asset=key,
+                "Weights, tokenization and next-token distributions equal the merged model's.",
                 blocking=True,
-                description="Weights, tokenization and next-token distributions equal the merged model's.",
-            )
+                partitions=recipe.partitions,
+            ),
         ],
     )
     @launched_with("gguf", settings)

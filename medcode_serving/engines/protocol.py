@@ -22,7 +22,7 @@ class Prediction:
 
     codes: tuple[ScoredCode, ...]
     truncated: bool = False
-    """The note was too long and only its beginning was read."""
+    """The note was too long and was shortened; its least telling sections were not read."""
     dropped: int = 0
     """Fragments of the answer that were no code of the vocabulary."""
 

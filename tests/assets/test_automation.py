@@ -34,7 +34,7 @@ class Watch:
         self.cursor: str | None = None
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
-        sensor = self.definitions.get_sensor_def("new_mimic_releases")
+        sensor = self.definitions.resolve_sensor_def("new_mimic_releases")
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
@@ -49,7 +49,7 @@ class Watch:
         return result
 
     def schedule(self) -> list[dg.RunRequest] | dg.SkipReason:
-        schedule = self.definitions.get_schedule_def("stale_mimic_versions")
+        schedule = self.definitions.resolve_schedule_def("stale_mimic_versions")
         context = dg.build_schedule_context(
             instance=self.instance,
             scheduled_execution_time=datetime(2026, 11, 22, 3),
@@ -72,8 +72,11 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Watch]:
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        yield Watch(tmp_path, instance)
+    # Not entered: it would leave a mark of itself in pytest's context, which definitions of later tests stumble over.
+    (tmp_path / "dagster").mkdir()
+    instance = dg.DagsterInstance.local_temp(str(tmp_path / "dagster"))
+    yield Watch(tmp_path, instance)
+    instance.dispose()
 
 
 def requested(result: object) -> list[tuple[str, str | None]]:
@@ -180,8 +183,8 @@ def test_config_says_whether_a_new_version_retrains(tmp_path: Path) -> None:
     for retrain, job in ((False, "prepare"), (True, "icd")):
         automation = AutomationSettings(watch_folder=str(tmp_path), retrain=retrain)
         definitions = build_definitions(tmp_path, Settings(automation=automation))
-        assert definitions.get_sensor_def("new_mimic_releases").job_name == job
-        assert definitions.get_schedule_def("stale_mimic_versions").job_name == job
+        assert definitions.resolve_sensor_def("new_mimic_releases").job_name == job
+        assert definitions.resolve_schedule_def("stale_mimic_versions").job_name == job
     keys = {key.to_user_string() for key in definitions.resolve_job_def("prepare").asset_layer.executable_asset_keys}
     assert "icd/tokens" in keys
     assert "icd/adapter" not in keys
@@ -189,5 +192,5 @@ def test_config_says_whether_a_new_version_retrains(tmp_path: Path) -> None:
 
 def test_nothing_is_watched_unless_a_folder_is_named(tmp_path: Path) -> None:
     definitions = build_definitions(tmp_path, Settings())
-    assert definitions.get_sensor_def("new_mimic_releases").default_status == dg.DefaultSensorStatus.STOPPED
-    assert definitions.get_schedule_def("stale_mimic_versions").default_status == dg.DefaultScheduleStatus.STOPPED
+    assert definitions.resolve_sensor_def("new_mimic_releases").default_status == dg.DefaultSensorStatus.STOPPED
+    assert definitions.resolve_schedule_def("stale_mimic_versions").default_status == dg.DefaultScheduleStatus.STOPPED

@@ -57,6 +57,7 @@ def test_correctness_checks_block_and_ambition_only_warns(tmp_path: Path) -> Non
         "codes_well_formed",
         "no_patient_in_two_splits",
         "one_split_an_admission",
+        "no_note_dropped",
         "not_collapsed",
         "answers_like_the_merged_model",
     }
