@@ -4,8 +4,8 @@ Only Dagster's side is here; what a folder holds is told by `medcode_assets.mimi
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -15,13 +15,18 @@ from medcode_assets.mimic.sources import MimicVersion, find_files, stat_signatur
 from medcode_assets.mimic.versions import all_registered, register
 from medcode_assets.mimic.watching import Sighting, look, settled
 from medcode_assets.partitions import MIMIC_VERSIONS
+from medcode_assets.pipeline import close_abandoned_runs, warehouse_file
 from medcode_assets.resources.home import Home
 from medcode_serving.errors import MedcodeError
 
 PREPARE, TRAIN = "prepare", "icd"
 """Jobs: up to the tokens, and everything."""
-LAST_ASSET = {PREPARE: dg.AssetKey(["icd", "tokens"]), TRAIN: dg.AssetKey(["icd", "bundle"])}
-"""A version that has this one is not missing."""
+NOTES = dg.AssetKey(["raw", "notes"])
+FINAL_ASSET = {PREPARE: dg.AssetKey(["icd", "tokens"]), TRAIN: dg.AssetKey(["icd", "bundle"])}
+"""A job is through with a version when it has made this one."""
+
+Memory = dict[str, dict[str, str | None]]
+"""By release: `signature`, as at the last look, and `requested`, the one for which a run was requested."""
 
 
 def new_releases_sensor(settings: AutomationSettings) -> dg.SensorDefinition:
@@ -43,23 +48,20 @@ def new_releases_sensor(settings: AutomationSettings) -> dg.SensorDefinition:
             sightings = look(Path(settings.watch_folder), home.path)
         except MedcodeError as error:
             return dg.SkipReason(str(error))
-        memory: dict[str, dict[str, str | None]] = json.loads(context.cursor or "{}")
-        names, requests, waiting = [], [], []
-        for sighting in sightings:
-            name = sighting.version.name
-            seen = memory.get(name, {})
-            requested = seen.get("requested")
-            if not settled(sighting, seen.get("signature")):
-                waiting.append(f"{name}: {sighting.problem or 'waiting for its files to stay as they are'}")
-            elif sighting.signature != requested:
-                requested = sighting.signature
-                problem = _register(context, home.path, sighting)
-                if problem:
-                    waiting.append(f"{name}: {problem}")
-                elif materialized_signature(context.instance, name, LAST_ASSET[job]) != sighting.signature:
-                    names.append(name)
-                    requests.append(_request(sighting.version, f"{name}:{sighting.signature}"))
-            memory[name] = {"signature": sighting.signature, "requested": requested}
+        memory: Memory = json.loads(context.cursor or "{}")
+        complete, waiting = remember(memory, sightings)
+        requests = []
+        for sighting in complete:
+            name, signature = sighting.version.name, sighting.signature
+            try:
+                register(home.path, sighting.version)
+            except MedcodeError as error:
+                waiting.append(f"{name} cannot be used: {error}")
+                continue
+            memory[name]["requested"] = signature
+            if materialized_signature(context.instance, home.path, name, FINAL_ASSET[job]) != signature:
+                requests.append(dg.RunRequest(run_key=f"{name}:{signature}", partition_key=name))
+        names = [str(request.partition_key) for request in requests]
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[MIMIC_VERSIONS.build_add_request(names)] if names else [],
@@ -70,14 +72,22 @@ def new_releases_sensor(settings: AutomationSettings) -> dg.SensorDefinition:
     return new_mimic_releases
 
 
-def _register(context: dg.SensorEvaluationContext, home: Path, sighting: Sighting) -> str | None:
-    """Register a complete release; return what is wrong with it, which stands until its files change."""
-    try:
-        register(home, sighting.version)
-    except MedcodeError as error:
-        context.log.warning(f"{sighting.version.name} cannot be used: {error}")
-        return str(error)
-    return None
+def remember(memory: Memory, sightings: Sequence[Sighting]) -> tuple[list[Sighting], list[str]]:
+    """Compare a look with the one before, which `memory` keeps and this updates.
+
+    Returns:
+        Releases that are complete and not requested yet, and what the others wait for.
+    """
+    complete, waiting = [], []
+    for sighting in sightings:
+        name = sighting.version.name
+        seen = memory.setdefault(name, {"signature": None, "requested": None})
+        if not settled(sighting, seen["signature"]):
+            waiting.append(f"{name}: {sighting.problem or 'waiting for its files to stay as they are'}")
+        elif sighting.signature != seen["requested"]:
+            complete.append(sighting)
+        seen["signature"] = sighting.signature
+    return complete, waiting
 
 
 def stale_versions_schedule(settings: AutomationSettings) -> dg.ScheduleDefinition:
@@ -91,50 +101,64 @@ def stale_versions_schedule(settings: AutomationSettings) -> dg.ScheduleDefiniti
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.watch_folder else dg.DefaultScheduleStatus.STOPPED,
         description="Requests registered versions that are not materialized, or whose files changed since.",
     )
-    def stale_mimic_versions(context: dg.ScheduleEvaluationContext, home: Home) -> Any:
+    def stale_mimic_versions(context: dg.ScheduleEvaluationContext, home: Home) -> list[dg.RunRequest] | dg.SkipReason:
+        close_abandoned_runs(context.instance, home.path)  # or they would count as running for ever
         known = set(context.instance.get_dynamic_partitions(str(MIMIC_VERSIONS.name)))
+        time = context.scheduled_execution_time.isoformat()
         requests, reasons = [], []
         for version in all_registered(home.path):
-            reason = _fresh(context.instance, version, LAST_ASSET[job]) if version.name in known else "no partition"
+            name = version.name
+            reason = (
+                reason_to_skip(context.instance, home.path, version, FINAL_ASSET[job]) if name in known else "removed"
+            )
             if reason:
-                reasons.append(f"{version.name}: {reason}")
+                reasons.append(f"{name}: {reason}")
             else:
-                requests.append(_request(version, f"{version.name}:{context.scheduled_execution_time.isoformat()}"))
+                requests.append(dg.RunRequest(run_key=f"{name}:{time}", partition_key=name))
         return requests or dg.SkipReason("; ".join(reasons) or "no version is registered")
 
     return stale_mimic_versions
 
 
-def _fresh(instance: dg.DagsterInstance, version: MimicVersion, last: dg.AssetKey) -> str | None:
+def reason_to_skip(instance: dg.DagsterInstance, home: Path, version: MimicVersion, final: dg.AssetKey) -> str | None:
     """Return why a version need not be requested, or None if it must be."""
     try:
         signature = stat_signature(find_files(version))
-    except MedcodeError as error:
+    except (MedcodeError, FileNotFoundError) as error:
         return str(error)
     if _in_progress(instance, version.name):
         return "is being materialized"
-    return "unchanged" if materialized_signature(instance, version.name, last) == signature else None
+    return "unchanged" if materialized_signature(instance, home, version.name, final) == signature else None
 
 
-def materialized_signature(instance: dg.DagsterInstance, partition: str, last: dg.AssetKey) -> str | None:
-    """Return the signature of the files that a version was made from, or None if `last` was never materialized."""
-    if partition not in instance.get_materialized_partitions(last):
+def materialized_signature(
+    instance: dg.DagsterInstance, home: Path, partition: str, final: dg.AssetKey = NOTES
+) -> str | None:
+    """Return the signature of the files that a version's `final` asset was made from.
+
+    None if it was never made, if it is older than the notes (a run died on the way), or if its warehouse is gone.
+    """
+    notes, made = _latest(instance, NOTES, partition), _latest(instance, final, partition)
+    if notes is None or made is None or not warehouse_file(home, partition).exists():
         return None
-    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["raw", "notes"]), asset_partitions=[partition])
-    for record in instance.fetch_materializations(records, limit=1).records:
-        materialization = record.asset_materialization
-        if materialization and RELEASE_SIGNATURE in materialization.metadata:
-            return str(materialization.metadata[RELEASE_SIGNATURE].value)
-    return None
+    materialization = notes.asset_materialization
+    if made.storage_id < notes.storage_id or materialization is None:
+        return None
+    signature = materialization.metadata.get(RELEASE_SIGNATURE)
+    return str(signature.value) if signature else None
+
+
+def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> dg.EventLogRecord | None:
+    records = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition])
+    return next(iter(instance.fetch_materializations(records, limit=1).records), None)
 
 
 def _in_progress(instance: dg.DagsterInstance, partition: str) -> bool:
-    running = dg.RunsFilter(
-        tags={"dagster/partition": partition},
-        statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
+    going = (
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
     )
-    return instance.get_runs_count(running) > 0
-
-
-def _request(version: MimicVersion, run_key: str) -> dg.RunRequest:
-    return dg.RunRequest(run_key=run_key, partition_key=version.name)
+    return instance.get_runs_count(dg.RunsFilter(tags={"dagster/partition": partition}, statuses=list(going))) > 0

@@ -154,7 +154,9 @@ class AutomationSettings(_Section):
         default=False, description="A new release is trained on, evaluated and published; else it is only tokenized."
     )
     cron_schedule: str = Field(
-        default="0 3 * * 0", description="When versions that are missing or whose files changed are requested again."
+        default="0 3 * * 0",
+        pattern=r"^(\S+\s+){4}\S+$|^@(hourly|daily|weekly|monthly)$",
+        description="When versions that are missing or whose files changed are requested again.",
     )
 
 

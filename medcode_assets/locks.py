@@ -42,14 +42,13 @@ def waiting_lock(
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     with file.open("a") as lock:
         give_up = time.monotonic() + wait_seconds
-        while not _try(lock.fileno(), kind):
+        while not try_lock(lock.fileno(), kind):
             if on_wait is not None:
                 on_wait(f"{what}: waiting for {holders(file)}")
                 on_wait = None
             if time.monotonic() >= give_up:
                 raise MedcodeError(
-                    f"{what}: in use by {holders(file)}, waited {wait_seconds:.0f} s; "
-                    "wait for it or end that process, or raise warehouse.wait_minutes"
+                    f"{what}: in use by {holders(file)}, waited {wait_seconds:.0f} s; wait for it or end that process"
                 )
             time.sleep(POLL_SECONDS)
         sign = _sign(file, purpose)
@@ -87,7 +86,8 @@ def _signs(file: Path) -> Path:
     return file.with_suffix(".held")
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file if nobody holds it otherwise; return whether it is locked."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.config import Settings
-from medcode_assets.locks import waiting_lock
+from medcode_assets.locks import try_lock, waiting_lock
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medcode_assets.mimic.sources import MimicVersion
 
 OPENING_SECONDS = 120.0
-LAST_ASSET = {
+STOPS_AT = {
     "prepare": "examples",
     "tokenize": "tokens",
     "train": "adapter",
@@ -49,7 +49,6 @@ def open_instance(home: Path) -> Iterator["DagsterInstance"]:
     import dagster as dg
 
     # Dagster creates its databases when they are first opened, and fails if another process is doing so.
-    (home / "dagster").mkdir(parents=True, exist_ok=True)
     with waiting_lock(
         home / "dagster" / "opening.lock",
         what="the Dagster instance",
@@ -73,6 +72,11 @@ def add_version(instance: "DagsterInstance", home: Path, version: "MimicVersion"
     instance.add_dynamic_partitions(str(MIMIC_VERSIONS.name), [version.name])
 
 
+def warehouse_file(home: Path, version: str) -> Path:
+    """Return the DuckDB file of a MIMIC version."""
+    return home / "warehouse" / f"{version}.duckdb"
+
+
 def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete_data: bool = False) -> None:
     """Forget a MIMIC version and its partition; with `delete_data` its warehouse and artifacts go, too.
 
@@ -86,7 +90,7 @@ def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete
 
     registered(home, name)
     if delete_data:
-        file = home / "warehouse" / f"{name}.duckdb"
+        file = warehouse_file(home, name)
         with waiting_lock(
             file.with_suffix(".lock"), what=str(file), exclusive=True, purpose=f"versions remove {name}", wait_seconds=0
         ):
@@ -121,14 +125,14 @@ def version_statuses(instance: "DagsterInstance", home: Path) -> list[VersionSta
     made = {key: instance.get_materialized_partitions(key) for key in keys}
     statuses = []
     for version in all_registered(home):
-        count = sum(version.name in partitions for partitions in made.values())
+        kept = warehouse_file(home, version.name).exists()
+        count = sum(version.name in partitions for partitions in made.values()) if kept else 0
         try:
             signature = stat_signature(find_files(version))
         except MedcodeError as error:
             statuses.append(VersionStatus(version, count, len(keys), str(error)))
             continue
-        notes = next(key for key in keys if key.path == ["raw", "notes"])
-        loaded = materialized_signature(instance, version.name, notes)
+        loaded = materialized_signature(instance, home, version.name)
         changed = "its files changed since they were loaded" if loaded not in (None, signature) else None
         statuses.append(VersionStatus(version, count, len(keys), changed))
     return statuses
@@ -164,7 +168,7 @@ def materialize(
 
     definitions = build_definitions(home, settings)
     assets = sorted(
-        AssetSelection.assets(["icd", LAST_ASSET[stage]]).upstream().resolve(definitions.resolve_asset_graph()),
+        AssetSelection.assets(["icd", STOPS_AT[stage]]).upstream().resolve(definitions.resolve_asset_graph()),
         key=lambda key: key.to_user_string(),
     )
     config = run_config(assets, settings, drop_existing=drop_existing)
@@ -195,7 +199,7 @@ def close_abandoned_runs(instance: "DagsterInstance", home: Path) -> list[str]:
     abandoned = []
     for file in sorted((home / "dagster" / "alive").glob("*.lock")):
         with file.open("w") as lock:
-            if not _try_lock(lock.fileno()):
+            if not try_lock(lock.fileno()):
                 continue
             run = instance.get_run_by_id(file.stem)
             if run and not run.is_finished:
@@ -212,19 +216,9 @@ def _alive(home: Path, run_id: str) -> Iterator[None]:
     file = home / "dagster" / "alive" / f"{run_id}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lock:
-        _try_lock(lock.fileno())
+        try_lock(lock.fileno())
         yield
         file.unlink(missing_ok=True)
-
-
-def _try_lock(descriptor: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _new_run_id() -> str:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.config import WarehouseSettings
-from medcode_assets.locks import waiting_lock
+from medcode_assets.locks import POLL_SECONDS, waiting_lock
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def open_warehouse(
             on_wait=on_wait,
         ),
         _attached(file, read_only, settings) as con,
+        _plain_errors(file),
     ):
         if not read_only:
             con.execute("CREATE SCHEMA IF NOT EXISTS raw")
@@ -107,9 +110,47 @@ def _attached(file: Path, read_only: bool, settings: WarehouseSettings) -> Itera
         # Only ATTACH takes a row group size. DuckDB's own of 122,880 rows means 1.2 GB of notes in memory at once,
         # and that a smaller table of notes is compressed by one thread, after loading instead of beside it.
         option = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"
-        con.execute(f"ATTACH {quoted(str(file))} AS {CATALOG} ({option})")
+        _attach(con, f"ATTACH {quoted(str(file))} AS {CATALOG} ({option})", file, settings.wait_minutes * 60)
         _select_warehouse(con)
         yield con
+
+
+def _attach(con: "duckdb.DuckDBPyConnection", statement: str, file: Path, wait_seconds: float) -> None:
+    """Attach the file, waiting while a program that knows nothing of our lock has it open: DuckDB's own, DBeaver."""
+    import duckdb
+
+    give_up = time.monotonic() + wait_seconds
+    while True:
+        try:
+            con.execute(statement)
+            return
+        except duckdb.IOException as error:
+            if "lock" not in str(error).lower():
+                raise MedcodeError(f"{file}: cannot be opened as a DuckDB file; delete it to make it anew") from None
+            if time.monotonic() >= give_up:
+                holder = re.search(r"PID (\d+)", str(error))
+                raise MedcodeError(
+                    f"{file}: open in {f'process {holder[1]}' if holder else 'another program'}; close it there"
+                ) from None
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _plain_errors(file: Path) -> Iterator[None]:
+    """Say in a line what a user can mend, instead of DuckDB's traceback."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise MedcodeError(
+            f"{file}: warehouse.memory_limit is too low for this step, or its temp folder is full; raise the one or "
+            "free the other"
+        ) from None
+    except duckdb.IOException as error:
+        if "no space left" not in str(error).lower():
+            raise
+        raise MedcodeError(f"{file}: the disk is full; free some space, earlier tables are intact") from None
 
 
 @contextmanager
@@ -146,6 +187,11 @@ def record_of(con: "duckdb.DuckDBPyConnection", table: str) -> dict[str, Any]:
     """Return what was recorded beside a table's fingerprint; empty if it was not made."""
     row = one_row(con, "SELECT settings FROM made WHERE name = ?", [table])
     return json.loads(row[0]) if row else {}
+
+
+def record(con: "duckdb.DuckDBPyConnection", table: str, recorded: dict[str, Any]) -> None:
+    """Replace what is recorded beside a table's fingerprint."""
+    con.execute("UPDATE made SET settings = ? WHERE name = ?", [json.dumps(recorded), table])
 
 
 def inputs(con: "duckdb.DuckDBPyConnection", *tables: str) -> dict[str, str]:

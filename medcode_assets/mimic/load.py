@@ -5,15 +5,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcode_assets.mimic.sources import TableSpec, check_columns, header
-from medcode_assets.warehouse import Built, Source, build_table, built, fingerprint, quoted, record_of, write_table
+from medcode_assets.mimic.sources import DOWNLOAD_AGAIN, TableSpec, check_columns, header
+from medcode_assets.warehouse import (
+    Built,
+    Source,
+    build_table,
+    built,
+    fingerprint,
+    quoted,
+    record,
+    record_of,
+    write_table,
+)
 from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
 
-DOWNLOAD_AGAIN = "download it again and compare SHA256SUMS.txt"
 ABSENT = "absent"
 """Stands for the sha256 of an optional file that is not there."""
 
@@ -42,6 +51,7 @@ def load_table(
         sha256 = known["sha256"] if known.get("stat") == stat else file_sha256(path)
         earlier = built(con, f"raw.{spec.name}")
         if earlier and earlier.fingerprint == _made_from(spec, sha256):
+            record(con, f"raw.{spec.name}", {"sha256": sha256, "stat": stat})  # it may have been touched or moved
             return earlier
     # The file is read twice at once, by DuckDB and for its sha256, which takes a fifth as long.
     with ThreadPoolExecutor(1) as executor:
@@ -52,6 +62,8 @@ def load_table(
             con.execute(f"CREATE OR REPLACE TABLE raw.{spec.name} AS {_select(spec, path)}")
 
         def source() -> Source:
+            if _stat(path) != stat:
+                raise MedcodeError(f"{path}: changed while it was loaded; materialize it again when it is complete")
             return Source(_made_from(spec, hashing.result()), {"sha256": hashing.result(), "stat": stat})
 
         try:
@@ -63,7 +75,8 @@ def load_table(
 
 
 def _made_from(spec: TableSpec, sha256: str) -> str:
-    return fingerprint(source=sha256, spec=repr(spec), version=2)
+    what = {"columns": spec.columns, "derived": spec.derived, "keep": spec.keep}
+    return fingerprint(source=sha256, spec=what, version=3)
 
 
 def _stat(path: Path) -> str:
@@ -125,6 +138,8 @@ def _wrong_type(con: "duckdb.DuckDBPyConnection", spec: TableSpec, path: Path) -
 
 
 def _unreadable(path: Path, message: str) -> MedcodeError:
+    if "MAXIMUM LINE SIZE" in message.upper():
+        return MedcodeError(f"{path}: a line of more than 2 MB, which no MIMIC file has; {DOWNLOAD_AGAIN}")
     if line := re.search(r"CSV Error on Line: (\d+)", message):
         return MedcodeError(f"{path}: line {line[1]} has not the columns of the header; {DOWNLOAD_AGAIN}")
     if "GZIP" in message.upper():

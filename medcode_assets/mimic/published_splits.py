@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medcode_assets.mimic.sources import found_columns
 from medcode_assets.warehouse import fingerprint, one_value, quoted
 from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
@@ -25,11 +26,11 @@ CAML_FILE = re.compile(r"(train|dev|test)_(full|50)?_?hadm_ids\.csv")
 
 
 def load_published_splits(con: "duckdb.DuckDBPyConnection", path: Path) -> str:
-    """Read a split file, or a folder of CAML's, into the temporary table `published_splits` (key, id, split).
+    """Read a split file, or a set of CAML's, into the temporary table `published_splits` (key, id, split).
 
     Args:
         con: Writing connection of a warehouse with facts and discharge_notes.
-        path: CSV, TSV, parquet or feather file, or a folder.
+        path: CSV, TSV, parquet or feather file; or CAML's folder, or one file of a set in it.
 
     Returns:
         A fingerprint of the files' content.
@@ -43,7 +44,8 @@ def load_published_splits(con: "duckdb.DuckDBPyConnection", path: Path) -> str:
     if not path.exists():
         raise MedcodeError(f"data.split_file {path}: no such file")
     try:
-        source, key, files = _caml_folder(path) if path.is_dir() else _table(con, path)
+        caml = path.is_dir() or CAML_FILE.fullmatch(path.name.lower())
+        source, key, files = _caml(path) if caml else _table(con, path)
         con.execute(f"CREATE OR REPLACE TEMP TABLE published_splits AS SELECT '{key}' AS key, * FROM ({source})")
     except (duckdb.Error, pa.ArrowInvalid):
         raise MedcodeError(f"data.split_file {path}: not a CSV, TSV, parquet or feather file of splits") from None
@@ -54,10 +56,22 @@ def load_published_splits(con: "duckdb.DuckDBPyConnection", path: Path) -> str:
     return fingerprint(key=key, files=[file_sha256(file) for file in files])
 
 
-def _caml_folder(folder: Path) -> tuple[str, str, list[Path]]:
-    files = {match[1]: file for file in sorted(folder.iterdir()) if (match := CAML_FILE.fullmatch(file.name.lower()))}
-    if set(files) != {"train", "dev", "test"}:
-        raise MedcodeError(f"data.split_file {folder}: expected CAML's train_, dev_ and test_..._hadm_ids.csv in it")
+def _caml(path: Path) -> tuple[str, str, list[Path]]:
+    """Read the three files of a set; a folder may hold one, and one of its files names it where there are several."""
+    sets: dict[str, dict[str, Path]] = {}
+    for file in sorted((path if path.is_dir() else path.parent).iterdir()):
+        if match := CAML_FILE.fullmatch(file.name.lower()):
+            sets.setdefault(match[2] or "", {})[match[1]] = file
+    named = CAML_FILE.fullmatch(path.name.lower())
+    complete = {name: files for name, files in sets.items() if set(files) == {"train", "dev", "test"}}
+    if named:
+        complete = {name: files for name, files in complete.items() if name == (named[2] or "")}
+    if len(complete) != 1:
+        raise MedcodeError(
+            f"data.split_file {path}: expected one set of CAML's train_, dev_ and test_..._hadm_ids.csv, found "
+            f"{len(complete)}" + ("; name one of its files" if complete else "")
+        )
+    (files,) = complete.values()
     selects = [
         f"SELECT trim(id) AS id, '{split}' AS split FROM read_csv({quoted(str(file))}, columns = {{'id': 'VARCHAR'}}, "
         "header = false, auto_detect = false)"
@@ -82,10 +96,12 @@ def _table(con: "duckdb.DuckDBPyConnection", path: Path) -> tuple[str, str, list
     if key is None or "split" not in names:
         raise MedcodeError(
             f"data.split_file {path}: expected a column split and one of {', '.join((*KEYS, ANONYMOUS_KEY))}; "
-            f"found {', '.join(names)}"
+            f"{found_columns(list(names))}"
         )
     select = (
-        f'SELECT DISTINCT CAST("{names[key]}" AS VARCHAR) AS id, lower(CAST("{names["split"]}" AS VARCHAR)) AS split '
+        # pandas writes ids with a missing one among them as 100001.0
+        f"SELECT DISTINCT regexp_replace(CAST(\"{names[key]}\" AS VARCHAR), '\\.0$', '') AS id, "
+        f'lower(CAST("{names["split"]}" AS VARCHAR)) AS split '
         f"FROM {relation}"
     )
     return select, key, [path]

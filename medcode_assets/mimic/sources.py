@@ -5,6 +5,7 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -19,6 +20,9 @@ from medcode_serving.errors import MedcodeError
 FAMILIES = ("mimic-iii", "mimic-iv")
 CSV_FILE = re.compile(r"(.+)\.csv(\.gz)?", flags=re.IGNORECASE)
 CHECKSUMS = "SHA256SUMS.txt"
+DOWNLOAD_AGAIN = f"download it again and compare {CHECKSUMS}"
+UTF8 = "utf-8-sig"
+"""Some tools begin a file with a byte order mark."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,11 @@ def _table(name: str, table: dict[str, Any]) -> TableSpec:
     )
 
 
-def find_files(version: MimicVersion) -> dict[str, Path]:
+def find_files(version: MimicVersion, *, foreign: Collection[Path] = ()) -> dict[str, Path]:
     """Find the file of every table below the version's folder, in any letter case, `.csv` or `.csv.gz`.
 
-    Optional tables without a file are not in the result. Links to folders are followed.
+    Optional tables without a file are not in the result. Links to folders are followed. Files below a folder of
+    `foreign` belong to other releases.
 
     Raises:
         MedcodeError: the folder or a file is missing (all missing ones are named), or two files claim one table.
@@ -129,7 +134,8 @@ def find_files(version: MimicVersion) -> dict[str, Path]:
         raise MedcodeError(f"--mimic-dir {root}: no such folder")
     by_stem: dict[str, list[Path]] = {}
     for path in csv_files(root):
-        by_stem.setdefault(stem(path), []).append(path)
+        if not any(folder in path.parents for folder in foreign):
+            by_stem.setdefault(stem(path), []).append(path)
     found, missing = {}, []
     for spec in table_specs(version.release).values():
         if spec.file is None:
@@ -169,15 +175,32 @@ def stem(path: Path) -> str:
 
 
 def _best(candidates: list[Path], spec: TableSpec, version: MimicVersion) -> list[Path]:
-    """Keep the candidates in the expected folder (hosp/patients), and of the version, if there are any.
+    """Keep the candidates of the release, and of those the ones in the expected folder (hosp/patients), if any.
 
-    Other databases and other releases may lie beside: `mimiciv/2.2/hosp`, `mimiciv/3.1/hosp`, `mimic-iv-ed/2.2/ed`.
+    Other databases and other releases may lie beside: `mimiciv/2.2/hosp`, `mimiciv/3.1/hosp`, `mimic-iv-ed/2.2/ed`,
+    and PhysioNet's demos. A table with an origin of its own has versions of its own.
     """
-    folder = str(Path(spec.file or "").parent).lower()
-    inside = [path for path in candidates if path.parent.name.lower() == folder] or candidates
+    root = Path(version.directory)
+    full = [path for path in candidates if not is_demo(path.relative_to(root))] or candidates
     number = split_release(version.release)[1]
-    of_version = [path for path in inside if number in path.relative_to(version.directory).parts]
-    return of_version or inside
+    if number and spec.origin is None:
+        full = [path for path in full if version_in(path.relative_to(root), version.release) in (number, None)]
+    folder = str(Path(spec.file or "").parent).lower()
+    return [path for path in full if path.parent.name.lower() == folder] or full
+
+
+def version_in(path: Path, release: str) -> str | None:
+    """Return the release's version that a folder names, as PhysioNet's do: `mimiciv/3.1`, `mimic-iv-3.1`."""
+    versions = "|".join(re.escape(known) for known in release_spec(release).versions)
+    for part in reversed(path.parts):
+        if match := re.search(rf"(?:^|[-_v])({versions})$", part):
+            return match[1]
+    return None
+
+
+def is_demo(path: Path) -> bool:
+    """Whether a folder of the path is one of PhysioNet's demos: `mimic-iv-demo`, `mimiciii-demo`."""
+    return any(re.search(r"(^|[-_])demo([-_]|$)", part.lower()) for part in path.parts[:-1])
 
 
 def _ambiguous(root: Path, spec: TableSpec, candidates: list[Path], release: str) -> MedcodeError:
@@ -192,9 +215,7 @@ def _ambiguous(root: Path, spec: TableSpec, candidates: list[Path], release: str
 
 def known_version(version: MimicVersion, path: Path) -> str | None:
     """Return a file's version of its release, where registration or PhysioNet's folder names tell it."""
-    number = split_release(version.release)[1]
-    parts = path.resolve().parts
-    return number or next((known for known in release_spec(version.release).versions if known in parts), None)
+    return split_release(version.release)[1] or version_in(path.parent, version.release)
 
 
 def header(path: Path) -> list[str]:
@@ -203,11 +224,12 @@ def header(path: Path) -> list[str]:
     Raises:
         MedcodeError: the file is empty, or not the gzip file that its name says.
     """
+    gzipped = path.suffix.lower() == ".gz"
     try:
-        with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as stream:
+        with gzip.open(path, "rt", encoding=UTF8) if gzipped else path.open(encoding=UTF8) as stream:
             names = next(csv.reader(stream), [])
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise MedcodeError(f"{path}: broken gzip file; download it again and compare {CHECKSUMS}") from None
+        raise MedcodeError(f"{path}: broken gzip file; {DOWNLOAD_AGAIN}") from None
     except (UnicodeDecodeError, csv.Error):
         raise MedcodeError(f"{path}: not a CSV file in UTF-8; download it again") from None
     if not names:
@@ -221,9 +243,18 @@ def check_columns(path: Path, spec: TableSpec) -> None:
     missing = [column for column in spec.columns if column not in names]
     if missing:
         raise MedcodeError(
-            f"{path}: column {', '.join(missing)} missing for table {spec.name}; found {', '.join(names)}. "
+            f"{path}: column {', '.join(missing)} missing for table {spec.name}; {found_columns(names)}. "
             "Is --dataset-version right?"
         )
+    if len(set(names)) < len(names):
+        raise MedcodeError(f"{path}: two columns of one name; {found_columns(names)}; {DOWNLOAD_AGAIN}")
+
+
+def found_columns(names: list[str]) -> str:
+    """Say which columns a file has, unless its first line is no header: then it has somebody's data."""
+    if all(re.fullmatch(r"[a-z_][a-z0-9_]{0,40}", name) for name in names):
+        return f"found {', '.join(names)}"
+    return "its first line is no header"
 
 
 def published_sha256(path: Path, root: Path) -> str | None:

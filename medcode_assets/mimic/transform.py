@@ -101,7 +101,7 @@ def build_splits(con: "duckdb.DuckDBPyConnection", settings: DataSettings, *, re
     parameters = {"seed": str(settings.seed)} if "$seed" in query else {}
     published = None
     if settings.split_file is not None:
-        published = load_published_splits(con, Path(settings.split_file))
+        published = load_published_splits(con, Path(settings.split_file).expanduser())
     made_from = fingerprint(sql=query, parameters=parameters, published=published, inputs=inputs(con, "facts"))
     made = build_table(
         con,

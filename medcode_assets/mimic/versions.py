@@ -1,9 +1,11 @@
 """Registered MIMIC versions: which folder holds which release, under the name of its partition."""
 
 import json
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
+from uuid import uuid4
 
 from medcode_assets.mimic.sources import (
     MimicVersion,
@@ -11,10 +13,11 @@ from medcode_assets.mimic.sources import (
     csv_files,
     find_files,
     header,
-    release_spec,
+    is_demo,
     split_release,
     stem,
     table_specs,
+    version_in,
 )
 from medcode_serving.errors import MedcodeError
 
@@ -45,7 +48,7 @@ def register(home: Path, version: MimicVersion) -> dict[str, Path]:
             f"give this one another --name, or first: medcode versions remove {version.name}"
         )
     record.parent.mkdir(parents=True, exist_ok=True)
-    aside = record.with_suffix(".new")
+    aside = record.with_name(f".{record.name}.{uuid4().hex}")  # sensor and command may register at once
     aside.write_text(json.dumps(asdict(version), indent=2))
     aside.replace(record)
     return files
@@ -94,12 +97,16 @@ def discover(folder: Path) -> dict[str, MimicVersion]:
     """
     anchors = {path: family for path in csv_files(folder) if stem(path) == ANCHOR and (family := _family(path))}
     bases = {_base(anchor, folder) for anchor in anchors}
-    found = {}
+    found: dict[str, MimicVersion] = {}
     for anchor, family in anchors.items():
         base = _base(anchor, folder)
-        numbered = base.name in release_spec(family).versions
-        release = f"{family}-{base.name}" if numbered else family
+        if is_demo(anchor.relative_to(folder)):
+            continue  # PhysioNet's demos have no notes
+        number = version_in(Path(base.name), family)
+        release = f"{family}-{number}" if number else family
         name = version_name(base, release)
+        if name in found:  # two folders of one name in different places
+            name = version_name(Path(str(base.relative_to(folder)).replace(os.sep, "-")), family)
         found[name] = MimicVersion(name, release, str(_least_complete(base, folder, release, bases - {base})))
     return found
 
@@ -117,14 +124,12 @@ def _least_complete(base: Path, limit: Path, release: str, others: set[Path]) ->
     """
     for folder in (base, *base.parents):
         try:
-            files = find_files(MimicVersion("", release, str(folder)))
+            find_files(MimicVersion("", release, str(folder)), foreign=others)
         except MedcodeError:
-            pass
+            if folder == limit:
+                return base
         else:
-            foreign = [path for path in files.values() if any(other in path.parents for other in others)]
-            return base if foreign else folder
-        if folder == limit:
-            break
+            return folder
     return base
 
 

@@ -25,6 +25,7 @@ def look(folder: Path, home: Path) -> list[Sighting]:
     Raises:
         MedcodeError: there is no such folder.
     """
+    folder = folder.expanduser().resolve()  # as versions that are added by hand
     if not folder.is_dir():
         raise MedcodeError(f"automation.watch_folder {folder}: no such folder")
     elsewhere = _registered_anchors(home)
@@ -32,11 +33,12 @@ def look(folder: Path, home: Path) -> list[Sighting]:
     for name, version in sorted(discover(folder).items()):
         try:
             files = find_files(version)
-        except MedcodeError as error:
+            signature = stat_signature(files)
+        except (MedcodeError, FileNotFoundError) as error:  # or a file was renamed just now
             sightings.append(Sighting(version, None, str(error)))
             continue
         if elsewhere.get(files[ANCHOR].resolve(), name) == name:
-            sightings.append(Sighting(version, stat_signature(files)))
+            sightings.append(Sighting(version, signature))
     return sightings
 
 

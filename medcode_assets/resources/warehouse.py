@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from medcode_assets.config import WarehouseSettings
 from medcode_assets.warehouse import open_warehouse
+from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,10 +37,17 @@ class Warehouse(DuckDBResource):
         return open_warehouse(
             self.file(context.partition_key),
             read_only=read_only,
-            settings=WarehouseSettings(**{name: getattr(self, name) for name in _FIELDS}),
+            settings=self._settings(),
             purpose=f"{context.asset_key.to_user_string()} of run {context.run_id[:8]}",
             on_wait=context.log.warning,
         )
+
+    def _settings(self) -> WarehouseSettings:
+        try:
+            return WarehouseSettings(**{name: getattr(self, name) for name in _FIELDS})
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            raise MedcodeError(f"resource warehouse: {problem['loc'][0]}: {problem['msg']}") from None
 
     def file(self, partition: str) -> Path:
         """Return the DuckDB file of a MIMIC version."""

@@ -75,36 +75,55 @@ def build_tokens(
     if earlier and earlier.fingerprint == made_from and not rebuild:
         return earlier
 
+    part = f"{recipe}.tokens_part_{made_from[:12]}"
+    _drop_parts(con, recipe, all_but=None if rebuild else part)
+    # Batch by batch into a table of its own: one transaction over all would keep all tokens in memory, and a run that
+    # is killed goes on from here.
+    con.execute("SET force_compression = 'auto'")
+    con.execute(
+        f"CREATE TABLE IF NOT EXISTS {part} (example_id BIGINT, split VARCHAR, prompt_ids INTEGER[], "
+        "completion_ids INTEGER[], whole_length INTEGER, truncated BOOLEAN, cut_sections VARCHAR[])"
+    )
+    total = int(one_value(con, f"SELECT count(*) FROM {recipe}.examples WHERE len(answer) > 0"))
+    done = count_rows(con, part)
+    with second_cursor(con) as reader:
+        for tokens in _tokenized(_batches(reader, recipe, part), tokenizer, template, max_prompt_tokens):
+            con.register("tokenized", tokens)
+            con.execute(f"INSERT INTO {part} SELECT * FROM tokenized")
+            con.unregister("tokenized")
+            done += tokens.num_rows
+            if on_progress:
+                on_progress(done, total)
+
     def create() -> None:
-        con.execute(
-            f"CREATE OR REPLACE TABLE {table} (example_id BIGINT, split VARCHAR, prompt_ids INTEGER[], "
-            "completion_ids INTEGER[], whole_length INTEGER, truncated BOOLEAN, cut_sections VARCHAR[])"
-        )
+        con.execute(f"DROP TABLE IF EXISTS {table}")
+        con.execute(f"ALTER TABLE {part} RENAME TO tokens")
         # Kept beside the tokens: evaluation and serving must cut where training did.
         con.execute(
             f"CREATE OR REPLACE TABLE {recipe}.token_limits AS SELECT ? AS max_prompt_tokens", [max_prompt_tokens]
         )
-        total, done = count_rows(con, f"{recipe}.examples"), 0
-        # A second cursor reads while this connection writes, so no more than a few batches are ever in memory.
-        with second_cursor(con) as reader:
-            for tokens in _tokenized(_batches(reader, recipe), tokenizer, template, max_prompt_tokens):
-                con.register("tokenized", tokens)
-                con.execute(f"INSERT INTO {table} SELECT * FROM tokenized")
-                con.unregister("tokenized")
-                done += tokens.num_rows
-                if on_progress:
-                    on_progress(done, total)
 
     return write_table(con, table, Source(made_from), create)
 
 
-def _batches(reader: "duckdb.DuckDBPyConnection", recipe: str) -> "Iterator[pa.RecordBatch]":
-    """Yield examples that have an answer, `BATCH` rows or about `BATCH_BYTES` at a time."""
+def _drop_parts(con: "duckdb.DuckDBPyConnection", recipe: str, all_but: str | None) -> None:
+    """Drop what killed runs left behind, but for the part that this run goes on with."""
+    parts = con.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE schema_name = ? AND starts_with(table_name, 'tokens_part_')",
+        [recipe],
+    ).fetchall()
+    for (name,) in parts:
+        if f"{recipe}.{name}" != all_but:
+            con.execute(f"DROP TABLE {recipe}.{name}")
+
+
+def _batches(reader: "duckdb.DuckDBPyConnection", recipe: str, part: str) -> "Iterator[pa.RecordBatch]":
+    """Yield examples that have an answer and are not in `part` yet, `BATCH` rows or about `BATCH_BYTES` at a time."""
     import pyarrow.compute as pc
 
     query = (
         f"SELECT example_id, split, note, answer FROM {recipe}.examples JOIN {recipe}.notes USING (example_id) "
-        "WHERE len(answer) > 0"
+        f"WHERE len(answer) > 0 AND example_id NOT IN (SELECT example_id FROM {part})"
     )
     for batch in reader.sql(query).to_arrow_reader(BATCH):
         # Which slice each note falls into, by the bytes up to its end.

@@ -15,6 +15,8 @@ from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 from medcode_assets.definitions import build_definitions
 from medcode_assets.mimic.sources import MimicVersion, find_files, stat_signature
 from medcode_assets.mimic.versions import all_registered, register
+from medcode_assets.mimic.watching import look
+from medcode_assets.pipeline import warehouse_file
 from medcode_assets.resources.home import Home
 
 
@@ -50,12 +52,12 @@ class Watch:
 
     def schedule(self) -> list[dg.RunRequest] | dg.SkipReason:
         schedule = self.definitions.resolve_schedule_def("stale_mimic_versions")
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             instance=self.instance,
             scheduled_execution_time=datetime(2026, 11, 22, 3),
             resources={"home": self.home_resource},
-        )
-        return schedule(context)
+        ) as context:
+            return schedule(context)
 
     @property
     def home_resource(self) -> Home:
@@ -68,6 +70,8 @@ class Watch:
             dg.AssetMaterialization(["raw", "notes"], partition=name, metadata={RELEASE_SIGNATURE: signature})
         )
         self.instance.report_runless_asset_event(dg.AssetMaterialization(["icd", "tokens"], partition=name))
+        warehouse_file(self.home, name).parent.mkdir(parents=True, exist_ok=True)
+        warehouse_file(self.home, name).touch()
 
 
 @pytest.fixture
@@ -131,10 +135,11 @@ def test_a_release_with_a_missing_column_waits_until_it_changes(watch: Watch, re
     patients.unlink()
     patients.with_suffix("").write_text("subject_id,sex\n1,F\n")
     watch.tick()
-    result = watch.tick()
-    assert requested(result) == []
-    assert "column gender" in str(result.skip_reason)
-    assert requested(watch.tick()) == []
+    for _ in range(2):  # said at every look
+        result = watch.tick()
+        assert requested(result) == []
+        assert "mimic-iv-new cannot be used" in str(result.skip_reason)
+        assert "column gender" in str(result.skip_reason)
     patients.with_suffix("").unlink()
     patients.write_bytes(good)
     watch.tick()
@@ -177,6 +182,33 @@ def test_the_schedule_requests_missing_and_changed_versions(watch: Watch, releas
     reason = watch.schedule()
     assert isinstance(reason, dg.SkipReason)
     assert "missing: --mimic-dir" in str(reason.skip_message)
+
+
+def test_a_run_that_died_half_way_is_requested_again(watch: Watch, release: Path) -> None:
+    target = shutil.copytree(release, watch.folder / "v")
+    register(watch.home, MimicVersion("v", "mimic-iv", str(target)))
+    watch.instance.add_dynamic_partitions("mimic_versions", ["v"])
+    watch.materialized("v", target)
+    assert isinstance(watch.schedule(), dg.SkipReason)
+    os.utime(target / "note" / "discharge.csv.gz", (1, 1))
+    signature = stat_signature(find_files(MimicVersion("v", "mimic-iv", str(target))))
+    watch.instance.report_runless_asset_event(  # the new notes were loaded, and then the run died
+        dg.AssetMaterialization(["raw", "notes"], partition="v", metadata={RELEASE_SIGNATURE: signature})
+    )
+    requests = watch.schedule()
+    assert isinstance(requests, list)
+    assert [request.partition_key for request in requests] == ["v"]
+    watch.materialized("v", target)
+    assert isinstance(watch.schedule(), dg.SkipReason)
+    warehouse_file(watch.home, "v").unlink()
+    assert isinstance(watch.schedule(), list)
+
+
+def test_a_watched_folder_may_be_relative(tmp_path: Path, release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(release, tmp_path / "watched" / "v")
+    monkeypatch.chdir(tmp_path)
+    (sighting,) = look(Path("watched"), tmp_path / "home")
+    assert sighting.version.directory == str(tmp_path / "watched" / "v")  # as `versions add` has it
 
 
 def test_config_says_whether_a_new_version_retrains(tmp_path: Path) -> None:

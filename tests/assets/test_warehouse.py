@@ -1,9 +1,12 @@
 import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from medcode_assets.config import WarehouseSettings
 from medcode_assets.warehouse import build_table, built, fingerprint, inputs, open_warehouse
 from medcode_serving.errors import MedcodeError
 
@@ -35,6 +38,38 @@ def test_reading_what_does_not_exist_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(MedcodeError, match="medcode prepare"), open_warehouse(tmp_path / "w.duckdb", read_only=True):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_knows_nothing_of_the_lock_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "w.duckdb"
+    with open_warehouse(file):
+        pass
+    script = f"import duckdb, sys; con = duckdb.connect({str(file)!r}); print('open', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "open\n"
+    with (
+        pytest.raises(MedcodeError, match=rf"w\.duckdb: open in process {other.pid}; close it there"),
+        open_warehouse(file, settings=WarehouseSettings(wait_minutes=0.005)),
+    ):
+        pass
+    other.communicate()
+    with open_warehouse(file):
+        pass
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
+    settings = WarehouseSettings(memory_limit="20MB", threads=2)
+    with (
+        pytest.raises(MedcodeError, match="warehouse.memory_limit is too low"),
+        open_warehouse(tmp_path / "w.duckdb", settings=settings) as con,
+    ):
+        con.execute("SELECT list(i ORDER BY hash(i)) FROM range(20_000_000) AS t(i)").fetchall()
+
+
+def test_a_file_that_is_no_warehouse_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "w.duckdb").write_text("no database " * 1000)
+    with pytest.raises(MedcodeError, match="cannot be opened as a DuckDB file"), open_warehouse(tmp_path / "w.duckdb"):
+        pass
 
 
 def _write_slowly(file: Path) -> None:

@@ -3,7 +3,7 @@
 WITH distinct_codes AS (
     SELECT DISTINCT system, bare
     FROM coded
-    WHERE bare <> '' AND hadm_id IN (
+    WHERE bare <> '' AND system IS NOT NULL AND hadm_id IN (
         SELECT hadm_id FROM discharge_notes WHERE subject_id IN (SELECT subject_id FROM cohort)
     )
 ),

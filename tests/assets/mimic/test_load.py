@@ -1,11 +1,14 @@
 import gzip
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from medcode_assets.mimic import load as loading
 from medcode_assets.mimic.load import load_table
 from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
-from medcode_assets.warehouse import Built, open_warehouse
+from medcode_assets.warehouse import Built, open_warehouse, record_of
 from medcode_serving.errors import MedcodeError
 
 SECRET = "patient has a very private illness"
@@ -50,6 +53,30 @@ def test_plain_csv_is_read_like_gzip(version: MimicVersion, tmp_path: Path) -> N
     file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
     file.unlink()
     assert load(tmp_path, version, "patients").rows == 12
+
+
+def test_a_touched_file_is_hashed_once(version: MimicVersion, tmp_path: Path) -> None:
+    load(tmp_path, version, "patients")
+    os.utime(Path(version.directory) / "hosp" / "patients.csv.gz", (1, 1))
+    assert load(tmp_path, version, "patients").skipped
+    with open_warehouse(tmp_path / "w.duckdb", read_only=True) as con:
+        assert record_of(con, "raw.patients")["stat"].endswith(":1000000000")
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(
+    version: MimicVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(version.directory) / "hosp" / "patients.csv.gz"
+    whole = loading._refuse_empty
+
+    def replaced(*arguments: Any) -> None:
+        os.utime(file, (1, 1))
+        whole(*arguments)
+
+    monkeypatch.setattr(loading, "_refuse_empty", replaced)  # called when the rows are there
+    with pytest.raises(MedcodeError, match="changed while it was loaded"):
+        load(tmp_path, version, "patients")
+    assert query(tmp_path, "SELECT count(*) FROM made") == [(0,)]
 
 
 def broken(file: Path, problem: str) -> None:

@@ -41,7 +41,7 @@ def split_by(con: "duckdb.DuckDBPyConnection", path: Path) -> dict[int, str]:
 def test_a_csv_of_admissions_with_other_names_for_the_splits(con: "duckdb.DuckDBPyConnection", tmp_path: Path) -> None:
     names = {"train": "TRAIN", "validation": "val", "test": "test"}
     file = tmp_path / "splits.csv"
-    file.write_text("hadm_id,split\n" + "".join(f"{hadm},{names[split]}\n" for hadm, split in EXPECTED.items()))
+    file.write_text("hadm_id,split\n" + "".join(f"{hadm}.0,{names[split]}\n" for hadm, split in EXPECTED.items()))
     assert split_by(con, file) == EXPECTED
 
 
@@ -62,6 +62,17 @@ def test_camls_folder_leaves_out_whom_it_does_not_name(con: "duckdb.DuckDBPyConn
         ids = [hadm for hadm, own in EXPECTED.items() if own == split and hadm != 111]
         (folder / f"{name}_full_hadm_ids.csv").write_text("".join(f"{hadm}\n" for hadm in ids))
     assert split_by(con, folder) == {hadm: split for hadm, split in EXPECTED.items() if hadm != 111}
+
+
+def test_one_of_camls_files_names_its_set(con: "duckdb.DuckDBPyConnection", tmp_path: Path) -> None:
+    for name, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        ids = [hadm for hadm, own in EXPECTED.items() if own == split]
+        (tmp_path / f"{name}_full_hadm_ids.csv").write_text("".join(f"{hadm}\n" for hadm in ids))
+        (tmp_path / f"{name}_50_hadm_ids.csv").write_text("".join(f"{hadm}\n" for hadm in ids if hadm != 111))
+    with pytest.raises(MedcodeError, match="found 2; name one of its files"):
+        split_by(con, tmp_path)
+    assert len(split_by(con, tmp_path / "train_full_hadm_ids.csv")) == 11
+    assert len(split_by(con, tmp_path / "dev_50_hadm_ids.csv")) == 10
 
 
 def test_a_changed_file_makes_other_splits(con: "duckdb.DuckDBPyConnection", tmp_path: Path) -> None:

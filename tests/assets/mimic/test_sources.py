@@ -5,7 +5,9 @@ import pytest
 
 from medcode_assets.mimic.sources import (
     MimicVersion,
+    check_columns,
     find_files,
+    header,
     known_version,
     published_sha256,
     stat_signature,
@@ -68,6 +70,48 @@ def test_physionets_layout_with_two_releases(mimic_dir: Path, tmp_path: Path) ->
     assert found["patients"] == files / "mimiciv" / "3.1" / "hosp" / "patients.csv.gz"
     assert found["notes"] == files / "mimic-iv-note" / "2.2" / "note" / "discharge.csv.gz"
     assert known_version(newest, found["notes"]) == "3.1"
+
+
+def test_a_missing_file_is_not_taken_from_another_release(mimic_dir: Path, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    for number in ("2.2", "3.1"):
+        shutil.copytree(mimic_dir / "hosp", files / "mimiciv" / number / "hosp")
+    shutil.copytree(mimic_dir / "note", files / "mimic-iv-note" / "2.2" / "note")
+    (files / "mimiciv" / "3.1" / "hosp" / "procedures_icd.csv.gz").unlink()
+    (files / "mimiciv" / "3.1" / "hosp" / "hcpcsevents.csv.gz").unlink()
+    with pytest.raises(MedcodeError, match=r"expected hosp/procedures_icd\.csv\.gz"):
+        find_files(MimicVersion("v", "mimic-iv-3.1", str(files)))
+
+
+def test_physionets_zips_beside_each_other_and_a_demo(mimic_dir: Path, tmp_path: Path) -> None:
+    for folder in ("mimic-iv-2.2", "mimic-iv-3.1", "mimic-iv-clinical-database-demo-2.2"):
+        shutil.copytree(mimic_dir / "hosp", tmp_path / "zips" / folder / "hosp")
+    notes = tmp_path / "zips" / "mimic-iv-note-deidentified-free-text-clinical-notes-2.2" / "note"
+    shutil.copytree(mimic_dir / "note", notes)
+    version = MimicVersion("v", "mimic-iv-3.1", str(tmp_path / "zips"))
+    found = find_files(version)
+    assert found["patients"].parent.parent.name == "mimic-iv-3.1"
+    assert found["notes"].parent == notes
+    unnumbered = MimicVersion("v", "mimic-iv", str(tmp_path / "zips" / "mimic-iv-2.2"))
+    assert known_version(unnumbered, found["patients"]) == "3.1"
+
+
+def test_a_first_line_that_is_data_is_not_repeated(mimic_dir: Path, version: MimicVersion) -> None:
+    file = mimic_dir / "hosp" / "patients.csv.gz"
+    file.unlink()
+    file.with_suffix("").write_text("1,F,private illness of somebody\n")
+    with pytest.raises(MedcodeError, match="its first line is no header") as error:
+        check_columns(file.with_suffix(""), table_specs("mimic-iv")["patients"])
+    assert "private" not in str(error.value)
+    file.with_suffix("").write_text("subject_id,gender,gender\n")
+    with pytest.raises(MedcodeError, match="missing"):
+        check_columns(file.with_suffix(""), table_specs("mimic-iv")["patients"])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_bytes("\ufeffsubject_id,gender\n".encode())
+    assert header(file) == ["subject_id", "gender"]
 
 
 def test_the_version_is_known_from_physionets_folder(mimic_dir: Path, tmp_path: Path) -> None:

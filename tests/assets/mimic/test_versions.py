@@ -91,6 +91,24 @@ def test_notes_of_a_download_of_their_own_are_found_beside(mimic_dir: Path, tmp_
     assert discover(files) == {"mimic-iv-3.1": MimicVersion("mimic-iv-3.1", "mimic-iv-3.1", str(files))}
 
 
+def test_physionets_demo_does_not_hide_the_release(mimic_dir: Path, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(mimic_dir / "hosp", files / "mimiciv" / "2.2" / "hosp")
+    shutil.copytree(mimic_dir / "hosp", files / "mimic-iv-demo" / "2.2" / "hosp")
+    shutil.copytree(mimic_dir / "note", files / "mimic-iv-note" / "2.2" / "note")
+    assert discover(files) == {"mimic-iv-2.2": MimicVersion("mimic-iv-2.2", "mimic-iv-2.2", str(files))}
+
+
+def test_two_folders_of_one_name_are_two_versions(mimic_dir: Path, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        shutil.copytree(mimic_dir, tmp_path / "files" / place / "codiesp")
+    found = discover(tmp_path / "files")
+    assert {name: Path(version.directory).parent.name for name, version in found.items()} == {
+        "codiesp": "a",
+        "b-codiesp": "b",
+    }
+
+
 def test_what_is_no_mimic_is_not_discovered(tmp_path: Path) -> None:
     (tmp_path / "diagnoses_icd.csv").write_text("a,b\n")
     (tmp_path / "diagnoses_icd.csv.gz").write_bytes(b"half a download")

@@ -123,3 +123,42 @@ def test_a_histogram_has_its_limit_at_an_edge(con: "duckdb.DuckDBPyConnection") 
     assert quantiles[50] == 130.5
     con.execute("DELETE FROM r.tokens")
     assert length_bars(con, "r", 250, 25) == ({}, {})
+
+
+class Killed(BaseException):
+    """Stands for the signal that ends a process: nothing may catch it."""
+
+
+def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_tokens(
+    con: "duckdb.DuckDBPyConnection", tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    con.execute(
+        "CREATE OR REPLACE TABLE r.examples AS SELECT i AS example_id, 'train' AS split, ['I10'] AS answer "
+        "FROM range(900) AS t(i)"
+    )
+    con.execute(
+        "CREATE OR REPLACE VIEW r.notes AS SELECT i AS example_id, 'Note ' || i AS note FROM range(900) AS t(i)"
+    )
+    checksum = "SELECT count(*), sum(hash(t)::HUGEINT) FROM r.tokens AS t"
+    tokenize(con, tokenizer)
+    undisturbed = con.execute(checksum).fetchall()
+    told: list[int] = []
+
+    def cut_off(done: int, total: int) -> None:
+        told.append(done)
+        if done > 200 and len(told) < 3:
+            raise Killed
+
+    arguments = (con, "r", tokenizer, PromptTemplate(instruction="Code: {note}"))
+    with pytest.raises(Killed):
+        build_tokens(*arguments, max_prompt_tokens=64, base_revision="rev", on_progress=cut_off)
+    assert con.execute(checksum).fetchall() == undisturbed  # the earlier table stands
+    first = told[-1]
+    told.clear()
+    build_tokens(*arguments, max_prompt_tokens=64, base_revision="rev", on_progress=lambda done, _: told.append(done))
+    assert told[0] > first  # what was tokenized is not tokenized again
+    resumed = con.execute(checksum).fetchall()
+    build_tokens(*arguments, max_prompt_tokens=64, base_revision="rev", rebuild=True)
+    assert con.execute(checksum).fetchall() == resumed
+    left = "SELECT count(*) FROM duckdb_tables() WHERE table_name LIKE 'tokens_part%'"
+    assert con.execute(left).fetchall() == [(0,)]
