@@ -49,6 +49,9 @@ class DecodingSettings(_Frozen):
 
     max_prompt_tokens: int = Field(default=1024, ge=16, description="Longer notes are shortened, and it is said.")
     max_codes: int = Field(default=32, ge=1, description="Codes that one answer holds at most.")
+    sections: str = Field(
+        default="", description="sha256 of the list of sections by which training cut long notes; empty: not recorded."
+    )
 
 
 class Metric(_Frozen):

@@ -40,7 +40,9 @@ class PredictionResponse(BaseModel):
     model: ModelIdentity
     engine: str = Field(description="What predicted: transformers or litellm.", examples=["transformers"])
     threshold: float = Field(description="Codes below this probability were left out.", examples=[0.4])
-    truncated: bool = Field(description="The note was too long and was shortened; its least telling sections were not read.")
+    truncated: bool = Field(
+        description="The note was too long and was shortened; its least telling sections were not read."
+    )
     dropped: int = Field(description="Fragments of the answer that were no codes of the vocabulary.")
     processing_time_ms: float = Field(description="Time that the engine took for this note.", examples=[41.7])
 

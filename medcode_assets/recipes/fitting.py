@@ -12,6 +12,7 @@ from medcode_assets.training.tracking import tracked_run
 from medcode_assets.warehouse import fingerprint, inputs, one_value
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import DecodingSettings
+from medcode_serving.sections import sections_hash
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,7 +48,7 @@ def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSet
     """
     prompt = one_value(con, f"SELECT max_prompt_tokens FROM {recipe}.token_limits")
     codes = one_value(con, f"SELECT max(len(answer)) FROM {recipe}.examples WHERE split = 'train'")
-    return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes))
+    return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes), sections=sections_hash())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From a bundle to the engine that answers with it."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,9 +8,12 @@ from medcode_serving.base_models import resolve_base_model
 from medcode_serving.bundle import Bundle
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.engines.protocol import Engine
+from medcode_serving.sections import sections_hash
 
 if TYPE_CHECKING:
     from medcode_serving.settings import InferenceSettings
+
+logger = logging.getLogger(__name__)
 
 
 def load_engine(bundle: Bundle, settings: "InferenceSettings", cache: Path) -> Engine:
@@ -26,6 +30,12 @@ def load_engine(bundle: Bundle, settings: "InferenceSettings", cache: Path) -> E
     vocabulary = Vocabulary.read(bundle.codes)
     manifest = bundle.manifest
     decoding = manifest.decoding
+    if decoding.sections not in ("", sections_hash()):
+        logger.warning(
+            "bundle %s was trained with another list of note sections than this version of medcode has: long notes are "
+            "shortened differently now; train it again, or serve it with the version that made it",
+            manifest.version,
+        )
     if settings.generation.max_codes is not None:
         decoding = decoding.model_copy(update={"max_codes": settings.generation.max_codes})
     if settings.model.engine == "litellm":

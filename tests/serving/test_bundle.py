@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -96,3 +97,22 @@ def test_a_base_model_that_changed_is_refused(make_bundle, base_model, tmp_path:
     (bundle.path / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(MedcodeError, match="revision"):
         load_predictor(load_inference_settings(None, **{"model.bundle": str(bundle.path), "device": "cpu"}))
+
+
+def test_a_bundle_that_was_cut_by_another_list_of_sections_says_so(
+    make_bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training and serving must cut long notes alike; the list may change between versions of medcode."""
+    from medcode_serving.engines.loading import load_engine
+    from medcode_serving.sections import sections_hash
+    from medcode_serving.settings import InferenceSettings
+
+    bundle = make_bundle(tmp_path / "bundles")
+    for sections, warnings in (("", 0), (sections_hash(), 0), ("0" * 64, 1)):
+        decoding = bundle.manifest.decoding.model_copy(update={"sections": sections})
+        manifest = bundle.manifest.model_copy(update={"decoding": decoding})
+        caplog.clear()
+        load_engine(dataclasses.replace(bundle, manifest=manifest), InferenceSettings(), tmp_path)
+        assert (
+            len([record for record in caplog.records if "another list of note sections" in record.message]) == warnings
+        )
