@@ -128,7 +128,7 @@ class WarehouseSettings(_Section):
     """How DuckDB works on a MIMIC version's file."""
 
     memory_limit: str = Field(
-        default="2GB",
+        default="1GB",
         pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$",
         description="Memory for tables and queries; what needs more goes through the temp folder.",
     )

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 CATALOG = "warehouse"
 """Name under which the file is attached; what is not qualified is looked up there."""
-ROW_GROUP = 16_384
-"""Rows that are compressed together: of notes, about 160 MB."""
+ROW_GROUP = 8_192
+"""Rows that are compressed together: of notes, about 80 MB."""
 
 
 @dataclass(frozen=True)

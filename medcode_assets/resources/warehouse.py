@@ -25,7 +25,7 @@ _FIELDS = WarehouseSettings.model_fields
 class Warehouse(DuckDBResource):
     """Opens the warehouse of a MIMIC version; `database` is the folder of the files."""
 
-    memory_limit: str = Field(default="2GB", description=_FIELDS["memory_limit"].description)
+    memory_limit: str = Field(default="1GB", description=_FIELDS["memory_limit"].description)
     threads: int = Field(default=0, description=_FIELDS["threads"].description)
     temp_folder: str | None = Field(default=None, description=_FIELDS["temp_folder"].description)
     wait_minutes: float = Field(default=60.0, description=_FIELDS["wait_minutes"].description)
