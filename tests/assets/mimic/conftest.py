@@ -2,11 +2,18 @@
 
 import csv
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from medcode_assets.mimic.sources import MimicVersion
+from medcode_assets.mimic.load import load_table
+from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
+from medcode_assets.warehouse import open_warehouse
+
+if TYPE_CHECKING:
+    import duckdb
 
 Rows = list[list[object]]
 
@@ -79,3 +86,13 @@ def mimic_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def version(mimic_dir: Path) -> MimicVersion:
     return MimicVersion("v", "mimic-iv", str(mimic_dir))
+
+
+@pytest.fixture
+def con(version: MimicVersion, tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """A warehouse with all raw tables."""
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        files = find_files(version)
+        for name, spec in table_specs("mimic-iv").items():
+            load_table(con, spec, files.get(name))
+        yield con

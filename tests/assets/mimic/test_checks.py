@@ -1,17 +1,12 @@
 """Each check of checks.yaml is seen to fail on tables that are wrong in its way, and to pass on sound ones."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from medcode_assets.config import DataSettings
 from medcode_assets.mimic.checks import checks_of, run_checks
-from medcode_assets.mimic.load import load_table
-from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
 from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits
-from medcode_assets.warehouse import open_warehouse
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,15 +15,6 @@ ASSETS = ("mimic/cohort", "mimic/facts", "mimic/splits")
 # Of the hand-written tables: one code of four without a description is E812.0, one null code and one repeated code
 # among 16 rows, and 12 patients cannot be 80/10/10.
 IMPERFECT = {"null_codes", "duplicate_codes", "codes_in_dictionary", "split_fractions"}
-
-
-@pytest.fixture
-def con(version: MimicVersion, tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
-    with open_warehouse(tmp_path / "w.duckdb") as con:
-        files = find_files(version)
-        for name, spec in table_specs("mimic-iv").items():
-            load_table(con, spec, files.get(name))
-        yield con
 
 
 def outcomes(

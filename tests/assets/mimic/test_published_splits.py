@@ -1,6 +1,5 @@
 """Splits as the literature makes them: stratified, and published files in each of their forms."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from medcode_assets.config import DataSettings
-from medcode_assets.mimic.load import load_table
-from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
 from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits
-from medcode_assets.warehouse import open_warehouse
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -23,14 +19,11 @@ EXPECTED = {101: "train", 102: "validation", 103: "test", **dict.fromkeys(range(
 
 
 @pytest.fixture
-def con(version: MimicVersion, tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
-    with open_warehouse(tmp_path / "w.duckdb") as con:
-        files = find_files(version)
-        for name, spec in table_specs("mimic-iv").items():
-            load_table(con, spec, files.get(name))
-        build_cohort(con, "mimic-iv", DataSettings())
-        build_facts(con)
-        yield con
+def con(con: "duckdb.DuckDBPyConnection") -> "duckdb.DuckDBPyConnection":
+    """The warehouse of conftest.py with its facts."""
+    build_cohort(con, "mimic-iv", DataSettings())
+    build_facts(con)
+    return con
 
 
 def split_by(con: "duckdb.DuckDBPyConnection", path: Path) -> dict[int, str]:

@@ -1,28 +1,14 @@
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from medcode_assets.config import DataSettings
-from medcode_assets.mimic.load import load_table
-from medcode_assets.mimic.sources import MimicVersion, find_files, table_specs
 from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits, split_hash
 from medcode_assets.recipes.icd.examples import build_examples
-from medcode_assets.warehouse import open_warehouse
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
-
-
-@pytest.fixture
-def con(version: MimicVersion, tmp_path: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
-    with open_warehouse(tmp_path / "w.duckdb") as con:
-        files = find_files(version)
-        for name, spec in table_specs("mimic-iv").items():
-            load_table(con, spec, files.get(name))
-        yield con
 
 
 def prepare(con: "duckdb.DuckDBPyConnection", **settings: object) -> None:
