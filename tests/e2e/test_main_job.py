@@ -33,7 +33,7 @@ def test_running_again_makes_nothing_anew(mimic_iv_job: Job) -> None:
     )
     assert again.returncode == 0, again.stderr
     lines = [line for line in again.stderr.splitlines() if line.startswith("  ") and "/" in line]
-    assert len(lines) == 17
+    assert len(lines) == 19
     assert all("unchanged" in line for line in lines), again.stderr
 
 
