@@ -133,6 +133,8 @@ def start_ui(home: Path, host: str, port: int, config: Path | None) -> None:
     typer.echo(f"Dagster UI: http://{host}:{port} (instance {folder}); stop it with Ctrl-C")
     workspace = PROJECT / "workspace.yaml"
     location = ["-w", str(workspace)] if workspace.exists() else ["-m", "medcode_assets.definitions"]
+    # A shell that starts us with `&` has SIGINT ignored, which children inherit; dagster dev ends its own by SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, "-m", "dagster", "dev", *location, "-h", host, "-p", str(port)])
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
