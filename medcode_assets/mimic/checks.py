@@ -70,7 +70,6 @@ def checks_of(asset: str) -> tuple[Check, ...]:
 def run_checks(con: "duckdb.DuckDBPyConnection", asset: str, settings: DataSettings) -> list[Outcome]:
     """Run the checks of an asset on its warehouse."""
     offered: dict[str, Any] = {
-        "seed": settings.seed,
         "split_method": settings.split_method,
         "systems": list(SYSTEMS),
         "patterns": [system.pattern.pattern for system in SYSTEMS.values()],

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from tqdm import tqdm
@@ -18,7 +18,7 @@ from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.tokens import build_tokens, length_bars, longest_completion, refuse_no_room
-from medcode_assets.warehouse import fingerprint
+from medcode_assets.warehouse import Built, fingerprint
 from medcode_serving.base_models import resolve_base_model
 
 if TYPE_CHECKING:
@@ -152,35 +152,40 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 on_progress=partial(advance, bar),
             )
             refuse_no_room(max_prompt_tokens, longest_completion(con, recipe.name), positions, base["id"])
-            table = f"{recipe.name}.tokens"
-            preview = (
-                "SELECT split, count(*) AS examples, sum(len(prompt_ids)) AS prompt_tokens, "
-                "sum(len(completion_ids)) AS completion_tokens, "
-                "count(*) FILTER (truncated) AS shortened "
-                f"FROM {table} GROUP BY split ORDER BY examples DESC"
-            )
-            shortened, share = con.execute(
-                "SELECT count(*) FILTER (truncated), "
-                f"coalesce(1 - sum(len(prompt_ids)) / sum(whole_length), 0.0) FROM {table}"
-            ).fetchall()[0]
-            sections = (
-                f"SELECT section, count(*) AS notes_cut FROM (SELECT unnest(cut_sections) AS section FROM {table}) "
-                "GROUP BY section ORDER BY notes_cut DESC, section"
-            )
-            bars, quantiles = length_bars(con, recipe.name, max_prompt_tokens, BARS_TO_LIMIT)
             return dg.MaterializeResult(
-                metadata={
-                    **table_metadata(con, built, preview),
-                    "notes_shortened": shortened,
-                    "share_of_tokens_cut": share,
-                    "sections_cut": query_table(con, sections),
-                    "prompt_lengths": picture(length_histogram(bars, quantiles, max_prompt_tokens), "prompt lengths"),
-                },
+                metadata=_tokens_metadata(con, recipe.name, built, max_prompt_tokens),
                 data_version=dg.DataVersion(built.fingerprint),
                 check_results=[_no_note_dropped(con, recipe.name)],
             )
 
     return tokens
+
+
+def _tokens_metadata(
+    con: "duckdb.DuckDBPyConnection", recipe: str, built: Built, max_prompt_tokens: int
+) -> dict[str, Any]:
+    table = f"{recipe}.tokens"
+    preview = (
+        "SELECT split, count(*) AS examples, sum(len(prompt_ids)) AS prompt_tokens, "
+        "sum(len(completion_ids)) AS completion_tokens, "
+        "count(*) FILTER (truncated) AS shortened "
+        f"FROM {table} GROUP BY split ORDER BY examples DESC"
+    )
+    shortened, share = con.execute(
+        f"SELECT count(*) FILTER (truncated), coalesce(1 - sum(len(prompt_ids)) / sum(whole_length), 0.0) FROM {table}"
+    ).fetchall()[0]
+    sections = (
+        f"SELECT section, count(*) AS notes_cut FROM (SELECT unnest(cut_sections) AS section FROM {table}) "
+        "GROUP BY section ORDER BY notes_cut DESC, section"
+    )
+    bars, quantiles = length_bars(con, recipe, max_prompt_tokens, BARS_TO_LIMIT)
+    return {
+        **table_metadata(con, built, preview),
+        "notes_shortened": shortened,
+        "share_of_tokens_cut": share,
+        "sections_cut": query_table(con, sections),
+        "prompt_lengths": picture(length_histogram(bars, quantiles, max_prompt_tokens), "prompt lengths"),
+    }
 
 
 def _no_note_dropped(con: "duckdb.DuckDBPyConnection", recipe: str) -> dg.AssetCheckResult:
