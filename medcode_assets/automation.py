@@ -19,8 +19,8 @@ from medcode_assets.pipeline import close_abandoned_runs, warehouse_file
 from medcode_assets.resources.home import Home
 from medcode_serving.errors import MedcodeError
 
-PREPARE, TRAIN = "prepare", "icd"
-"""Jobs: up to the tokens, and everything."""
+PREPARE, TRAIN, SEARCH = "prepare", "icd", "search"
+"""Jobs: up to the tokens; the whole chain; and the search for better settings, which nothing here requests."""
 NOTES = dg.AssetKey(["raw", "notes"])
 FINAL_ASSET = {PREPARE: dg.AssetKey(["icd", "tokens"]), TRAIN: dg.AssetKey(["icd", "bundle"])}
 """A job is through with a version when it has made this one."""

@@ -106,8 +106,7 @@ def _stage_command(stage: str, purpose: str) -> None:
         flags = {
             "data.num_patients": num_patients,
             "model.base": base_model,
-            "training.device": device,
-            "evaluation.device": device,
+            "compute.device": device,
         }
         run_stage(
             stage,
@@ -127,6 +126,7 @@ def _stage_command(stage: str, purpose: str) -> None:
 _stage_command("run", "The whole job: from MIMIC's files to a published bundle and its GGUF file.")
 _stage_command("prepare", "MIMIC's files to raw tables, cohort, facts, splits and examples.")
 _stage_command("tokenize", "`prepare`, and the examples to token ids.")
+_stage_command("search", "`tokenize`, and short trainings that look for better settings of the adapter.")
 _stage_command("train", "`tokenize`, and a LoRA adapter from them.")
 _stage_command("evaluate", "`train`, and the adapter measured beside the baselines.")
 _stage_command("export", "`evaluate`, publish the bundle, and write its GGUF file.")

@@ -5,12 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from medcode_assets.automation import PREPARE, TRAIN, new_releases_sensor, stale_versions_schedule
+from medcode_assets.automation import PREPARE, SEARCH, TRAIN, new_releases_sensor, stale_versions_schedule
 from medcode_assets.config import Settings, load_settings
 from medcode_assets.mimic.assets import mimic_assets
 from medcode_assets.partitions import MIMIC_VERSIONS
 from medcode_assets.recipes.factory import recipe_assets
 from medcode_assets.recipes.icd import ICD
+from medcode_assets.resources.compute import Compute
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.terminal import terminal_logger
@@ -24,6 +25,7 @@ def build_definitions(
     settings: Settings | None = None,
     *,
     resource_overrides: dict[str, Any] | None = None,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
 ) -> dg.Definitions:
     """Return fresh definitions.
 
@@ -31,6 +33,8 @@ def build_definitions(
         home: MEDCODE_HOME; none: from the environment.
         settings: The launchpad's defaults; none: training-config.yaml and the environment.
         resource_overrides: Resources that replace the project's own, by name.
+        executor: Where steps run. A process a step costs three seconds and buys nothing: steps of one version wait
+            for its warehouse anyway. A pod a step lets each have its own machine (docs/scale-out.md).
     """
     home = (home or medcode_home()).resolve()
     settings = settings or load_settings()
@@ -49,17 +53,23 @@ def build_definitions(
             dg.define_asset_job(
                 TRAIN, selection=dg.AssetSelection.groups("raw", "mimic", "icd"), partitions_def=MIMIC_VERSIONS
             ),
+            # A job of its own: neither a release nor `medcode run` starts a search by itself.
+            dg.define_asset_job(
+                SEARCH,
+                selection=dg.AssetSelection.assets(["icd", "search"]).upstream(),
+                partitions_def=MIMIC_VERSIONS,
+            ),
         ],
         sensors=[new_releases_sensor(settings.automation)],
         schedules=[stale_versions_schedule(settings.automation)],
         resources={
+            "compute": Compute(**settings.compute.model_dump()),
             "home": Home(folder=str(home)),
             "warehouse": Warehouse(database=str(home / "warehouse"), **settings.warehouse.model_dump()),
             **(resource_overrides or {}),
         },
         loggers={"terminal": terminal_logger, "console": dg.colored_console_logger},
-        # A process a step costs three seconds and buys nothing: steps of one version wait for its warehouse anyway.
-        executor=dg.in_process_executor,
+        executor=executor,
     )
 
 

@@ -50,6 +50,14 @@ def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def mlflow_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the MLflow run that an artifact's facts name; as a link where a server shows it."""
+    metadata = {name: facts[name] for name in ("mlflow_run", "mlflow_uri") if facts.get(name)}
+    if facts.get("mlflow_link"):
+        metadata["mlflow_link"] = dg.MetadataValue.url(facts["mlflow_link"])
+    return metadata
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"

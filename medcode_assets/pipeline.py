@@ -22,6 +22,7 @@ OPENING_SECONDS = 120.0
 STOPS_AT = {
     "prepare": "examples",
     "tokenize": "tokens",
+    "search": "search",
     "train": "adapter",
     "evaluate": "evaluation",
     "export": "gguf",
@@ -121,7 +122,9 @@ def version_statuses(instance: "DagsterInstance", home: Path) -> list[VersionSta
     from medcode_assets.mimic.sources import find_files, stat_signature
     from medcode_assets.mimic.versions import all_registered
 
-    keys = build_definitions(home).resolve_asset_graph().get_all_asset_keys()
+    graph = build_definitions(home).resolve_asset_graph()
+    # A version is complete without a search, which only its user asks for.
+    keys = [key for key in graph.get_all_asset_keys() if key.path[-1] != STOPS_AT["search"]]
     made = {key: instance.get_materialized_partitions(key) for key in keys}
     statuses = []
     for version in all_registered(home):
@@ -174,7 +177,7 @@ def materialize(
     config = run_config(assets, settings, drop_existing=drop_existing)
     # The console logger prints tracebacks; the terminal logger prints a line an asset.
     config["loggers"] = {"terminal": {"config": {"level": settings.logging.level}}}
-    job = definitions.resolve_job_def("icd")
+    job = definitions.resolve_job_def("search" if stage == "search" else "icd")
     run_id = _new_run_id()
     with _alive(home, run_id):
         try:

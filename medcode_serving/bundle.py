@@ -2,7 +2,7 @@
 
     bundles/<recipe>/<version>/
       bundle.json       what is in the bundle and where it came from (`BundleManifest`)
-      adapter/          PEFT adapter, safetensors only
+      adapter/          what was trained, safetensors only, in one of three forms (`medcode_serving.adapters`)
       codes.parquet     system, code, text, description, frequency (`medcode_serving.codes.vocabulary`)
       gguf/             optional, added later as a whole, with a manifest.json of its own
     bundles/<recipe>/LATEST   names one version
@@ -109,7 +109,7 @@ class Bundle:
 
     @property
     def adapter(self) -> Path:
-        """Folder of the PEFT adapter."""
+        """Folder of the adapter, in any of its three forms."""
         return self.path / ADAPTER
 
     @property

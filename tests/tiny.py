@@ -1,5 +1,6 @@
 """Random models of a few thousand weights with a tokenizer that splits text as Qwen2's does."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,48 @@ def qwen2(vocabulary: int, *, seed: int, **config: Any) -> Any:
         "bos_token_id": None,
     }
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, **{**defaults, **config}))
+
+
+def write_full(base: Path, folder: Path, *, dtype: str = "float32") -> Path:
+    """Write a model of mode full: every weight of the base moved at random, and no tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from medcode_serving.adapters import AdapterForm, write_form
+
+    torch.manual_seed(9)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1 + 0.3 * torch.randn_like(weight))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    write_form(folder, AdapterForm(mode="full", base_model="tiny", base_revision="r1"))
+    return folder
+
+
+def write_qlora(adapter: Path, folder: Path) -> Path:
+    """Write an adapter of mode qlora: another adapter's random weights, meant for the base in NF4."""
+    from medcode_serving.adapters import AdapterForm, write_form
+
+    shutil.copytree(adapter, folder)
+    write_form(folder, AdapterForm(mode="qlora", base_model="tiny", base_revision="r1"))
+    return folder
+
+
+def over_nf4(base: Path, adapter: Path) -> Any:
+    """Return what mode qlora trains: the adapter over 4-bit layers, which bitsandbytes multiplies."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from medcode_serving.adapters import nf4_config
+
+    quantised = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, quantization_config=nf4_config(torch.float32), device_map={"": "cpu"}
+    )
+    return PeftModel.from_pretrained(quantised, adapter).eval()
+
+
+def relative_error(found: Any, wanted: Any) -> float:
+    """Return the norm of the difference of two tensors by the norm of the second."""
+    return float((found - wanted).norm() / wanted.norm())

@@ -48,13 +48,15 @@ def engine_bars(report: EvaluationReport) -> bytes:
         return _png(figure)
 
 
-def loss_curve(points: Sequence[tuple[int, float]], eval_points: Sequence[tuple[int, float]] = ()) -> bytes:
-    """Draw the training loss over optimizer steps, and the validation loss where it was measured.
+def loss_curve(points: Sequence[tuple[int, float]], looks: Sequence[tuple[int, Mapping[str, float]]] = ()) -> bytes:
+    """Draw the training loss over optimizer steps, and what was measured on the validation split.
 
     Args:
         points: (step, training loss in nats a token).
-        eval_points: (step, validation loss).
+        looks: (step, metrics on validation): `loss`, and `micro_f1` where it was measured, on an axis of its own.
     """
+    eval_points = [(step, look["loss"]) for step, look in looks if "loss" in look]
+    f1_points = [(step, look["micro_f1"]) for step, look in looks if "micro_f1" in look]
     with _figure(width=6.0, height=3.0) as (figure, axes):
         axis = axes[0]
         if len(points) > 50:
@@ -71,7 +73,37 @@ def loss_curve(points: Sequence[tuple[int, float]], eval_points: Sequence[tuple[
         axis.set(xlabel="step", ylabel="loss (nats a token)", title="Training loss")
         axis.set_ylim(bottom=0)
         axis.margins(x=0.02)
+        if f1_points:
+            right = axis.twinx()
+            right.plot(*zip(*f1_points, strict=True), color=_COLOURS[2], marker="s", markersize=4, linestyle="--")
+            right.set(ylabel="micro F1 of a few notes")
+            right.set_ylim(0, 1)
+            right.grid(visible=False)
+            axis.plot([], [], color=_COLOURS[2], marker="s", markersize=4, linestyle="--", label="micro F1 (right)")
         if points or eval_points:
+            axis.legend(loc="upper right")
+        return _png(figure)
+
+
+def search_trials(trials: Sequence[tuple[int, float, bool]]) -> bytes:
+    """Draw what each trial of a search came to, and the best so far; trials that were ended early stand apart.
+
+    Args:
+        trials: (number, validation loss in nats a token, whether it was ended early), in their order.
+    """
+    complete = [(number, value) for number, value, early in trials if not early]
+    early_ones = [(number, value) for number, value, early in trials if early]
+    best = [min(value for _, value in complete[: place + 1]) for place in range(len(complete))]
+    with _figure(width=6.0, height=3.0) as (figure, axes):
+        axis = axes[0]
+        axis.set(xlabel="trial", ylabel="validation loss (nats a token)", title="Search")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if complete:
+            axis.step([number for number, _ in complete], best, where="post", color=_COLOURS[2], label="best so far")
+            axis.plot(*zip(*complete, strict=True), "o", color=_COLOURS[0], label="complete")
+        if early_ones:
+            axis.plot(*zip(*early_ones, strict=True), "x", color=_COLOURS[5], label="ended early, last value")
+        if trials:
             axis.legend(loc="upper right")
         return _png(figure)
 

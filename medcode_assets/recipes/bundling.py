@@ -130,7 +130,7 @@ def code_version() -> str:
 
 def trained_codes(con: "duckdb.DuckDBPyConnection", recipe: str) -> "pa.Table":
     """Return the rows of codes.parquet: the labels that training saw, in label order."""
-    return con.execute(
+    return con.sql(
         f"SELECT system, code, text, description, CAST(frequency AS BIGINT) AS frequency FROM {recipe}.labels "
         "WHERE frequency > 0 ORDER BY label"
     ).to_arrow_table()

@@ -80,6 +80,7 @@ def evaluate_adapter(
     evaluation: EvaluationSettings,
     decoding: DecodingSettings,
     adapter_seal: str,
+    device: str,
 ) -> EvaluationReport:
     """Evaluate adapter, untuned base and frequency prior; write report and predictions (no text) to `target`."""
     import pyarrow.parquet as parquet
@@ -88,7 +89,7 @@ def evaluate_adapter(
     with making(target, made_from) as (folder, facts):
         parquet.write_table(data.codes, folder / CODES)
         vocabulary = Vocabulary.read(folder / CODES)
-        engines = _engines(data.train_examples, recipe, base, adapter, vocabulary, decoding, evaluation)
+        engines = _engines(data.train_examples, recipe, base, adapter, vocabulary, decoding, evaluation, device)
         total = len(engines) * (len(validation) + len(test))
         with tqdm(total=total, desc="evaluating", unit="note") as bar:
 
@@ -117,6 +118,7 @@ def _engines(
     vocabulary: Vocabulary,
     decoding: DecodingSettings,
     evaluation: EvaluationSettings,
+    device: str,
 ) -> Mapping[str, Engine]:
     from medcode_serving.engines.baseline import FrequencyPriorEngine
     from medcode_serving.engines.transformers import TransformersEngine
@@ -130,8 +132,9 @@ def _engines(
             vocabulary,
             recipe.prompt,
             decoding,
-            device=evaluation.device,
+            device=device,
             batch_size=evaluation.batch_size,
+            base_revision=base.revision,
         )
         for name, weights in adapters.items()
     }

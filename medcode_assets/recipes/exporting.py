@@ -51,7 +51,7 @@ def export_gguf(bundle: Bundle, base: LocalModel, file_type: FileType, prompts: 
     work = bundle.path.parent / f".{bundle.manifest.version}.gguf"  # one name: what a killed export left goes now
     shutil.rmtree(work, ignore_errors=True)
     try:
-        merged = merge_adapter(base.path, bundle.adapter, work / "merged")
+        merged = merge_adapter(base.path, bundle.adapter, work / "merged", base_revision=base.revision)
         file = work / GGUF / name
         with tqdm(desc="writing GGUF", unit="tensor", delay=1) as bar:
             model_name = f"medcode-{bundle.manifest.recipe}"

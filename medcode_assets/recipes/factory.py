@@ -1,4 +1,7 @@
-"""The chain of assets that every recipe gets: examples, base_model, tokens, adapter, evaluation, bundle, gguf."""
+"""The chain of assets that every recipe gets: examples, base_model, tokens, adapter, evaluation, bundle, gguf.
+
+Beside it stands the search for better settings of the adapter.
+"""
 
 import dagster as dg
 
@@ -6,6 +9,7 @@ from medcode_assets.config import Settings
 from medcode_assets.recipes.data_assets import base_model_asset, examples_asset, tokens_asset
 from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset, evaluation_asset, gguf_asset
 from medcode_assets.recipes.recipe import Recipe
+from medcode_assets.recipes.search_asset import search_asset
 
 
 def recipe_assets(recipe: Recipe, settings: Settings) -> list[dg.AssetsDefinition]:
@@ -18,5 +22,6 @@ def recipe_assets(recipe: Recipe, settings: Settings) -> list[dg.AssetsDefinitio
         evaluation_asset,
         bundle_asset,
         gguf_asset,
+        search_asset,
     )
     return [make(recipe, settings) for make in makers]

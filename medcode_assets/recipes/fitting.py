@@ -1,25 +1,39 @@
-"""Tokens to a sealed adapter artifact: training, tracked in MLflow."""
+"""Tokens to a sealed adapter artifact: a training in a folder of its own, tracked in MLflow."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import making, required
-from medcode_assets.config import LoggingSettings, LoraSettings, TrainingSettings
-from medcode_assets.training.sft import VALIDATION_EXAMPLES, loss_summary, train_adapter, training_data
+from medcode_assets.config import LoraSettings, TrainingSettings
+from medcode_assets.recipes.bundling import trained_codes
+from medcode_assets.training.job import (
+    CODES,
+    METRIC,
+    TRAIN,
+    VALIDATION,
+    WEIGHTS,
+    TrainingJob,
+    TrainingResult,
+    read_job,
+    write_job,
+)
+from medcode_assets.training.token_file import write_tokens
 from medcode_assets.training.tracking import tracked_run
 from medcode_assets.warehouse import fingerprint, inputs, one_value
 from medcode_serving.base_models import LocalModel
-from medcode_serving.bundle import DecodingSettings
+from medcode_serving.bundle import DecodingSettings, file_sha256
+from medcode_serving.errors import MedcodeError
 from medcode_serving.sections import sections_hash
 
 if TYPE_CHECKING:
     import duckdb
-    from datasets import Dataset
 
-NOT_IN_FINGERPRINT = {"device", "checkpoint_minutes"}
+NOT_IN_FINGERPRINT = {"checkpoint_minutes", "resume", "metric_documents", "metric_seconds", "start_from"}
 """Where and how often, not what: changing these does not ask for another training."""
+VALIDATION_EXAMPLES = 256
+"""Enough for a steady validation loss at each look; the metrics proper come from the evaluation."""
 
 
 def chosen_base(home_artifact: Path, recipe: str) -> LocalModel:
@@ -31,14 +45,28 @@ def chosen_base(home_artifact: Path, recipe: str) -> LocalModel:
 def adapter_fingerprint(
     con: "duckdb.DuckDBPyConnection", recipe: str, base: LocalModel, lora: LoraSettings, training: TrainingSettings
 ) -> str:
-    """Return the fingerprint of all that an adapter comes from."""
+    """Return the fingerprint of all that an adapter comes from.
+
+    Raises:
+        MedcodeError: `training.start_from` is no adapter's folder.
+    """
     return fingerprint(
         tokens=inputs(con, f"{recipe}.tokens"),
         base=base.revision,
         lora=lora.model_dump(),
         training=training.model_dump(exclude=NOT_IN_FINGERPRINT),
-        version=1,
+        start_from=_weights_hash(training.start_from),
+        version=2,
     )
+
+
+def _weights_hash(adapter: str | None) -> str | None:
+    if adapter is None:
+        return None
+    try:
+        return file_sha256(Path(adapter) / "adapter_model.safetensors")
+    except OSError as error:
+        raise MedcodeError(f"training.start_from {adapter}: no adapter there ({error.strerror})") from None
 
 
 def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSettings:
@@ -48,82 +76,111 @@ def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSet
     """
     prompt = one_value(con, f"SELECT max_prompt_tokens FROM {recipe}.token_limits")
     codes = one_value(con, f"SELECT max(len(answer)) FROM {recipe}.examples WHERE split = 'train'")
-    return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes), sections=sections_hash())
+    return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes or 0), sections=sections_hash())
 
 
-@dataclass(frozen=True)
-class FittingData:
-    """All that a training needs of a warehouse, so that nobody waits for it while a model is trained."""
+def write_training_data(
+    con: "duckdb.DuckDBPyConnection", recipe: str, folder: Path, metric_documents: int, max_examples: int = 0
+) -> None:
+    """Write what a training reads into its folder, so that nobody waits for the warehouse while a model is trained.
 
-    train: "Dataset"
-    validation: "Dataset"
-    decoding: DecodingSettings
+    What is there already is left: the folder belongs to one fingerprint. Where only some examples are taken, they are
+    the same ones each time.
 
+    Args:
+        con: Connection of the warehouse.
+        recipe: Whose tokens.
+        folder: Made if it is not there.
+        metric_documents: Validation notes whose micro F1 is measured on the way.
+        max_examples: Training examples at most; 0: all.
+    """
+    import pyarrow.parquet as pq
 
-def fitting_data(con: "duckdb.DuckDBPyConnection", recipe: str) -> FittingData:
-    """Read what a training needs."""
-    return FittingData(
-        train=training_data(con, recipe, "train"),
-        validation=training_data(con, recipe, "validation", limit=VALIDATION_EXAMPLES),
-        decoding=trained_limits(con, recipe),
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = f"SELECT example_id, prompt_ids, completion_ids FROM {recipe}.tokens WHERE split = ?"
+    some = "ORDER BY md5(CAST(example_id AS VARCHAR)), example_id LIMIT ?"
+    gold = (
+        f"SELECT example_id, prompt_ids, gold::INTEGER[] AS gold FROM {recipe}.tokens "
+        f"JOIN {recipe}.examples USING (example_id, split) WHERE split = ? {some}"
     )
+    for name, query, parameters in (
+        (TRAIN, *((f"{tokens} {some}", ["train", max_examples]) if max_examples else (tokens, ["train"]))),
+        (VALIDATION, f"{tokens} {some}", ["validation", VALIDATION_EXAMPLES]),
+        (METRIC, gold, ["validation", metric_documents]),
+    ):
+        if not (folder / name).exists():
+            write_tokens(con, query, folder / name, parameters)
+    pq.write_table(trained_codes(con, recipe), folder / CODES)
 
 
 def fit_adapter(
-    data: FittingData,
-    recipe: str,
-    base: LocalModel,
+    job: TrainingJob,
+    folder: Path,
     target: Path,
     *,
-    made_from: str,
-    lora: LoraSettings,
-    training: TrainingSettings,
-    logging: LoggingSettings,
+    decoding: DecodingSettings,
+    train: Callable[[], TrainingResult],
     home: Path,
     tags: dict[str, str],
-    anew: bool = False,
 ) -> dict[str, Any]:
-    """Train an adapter into `<target>/weights` and return the facts of its seal.
+    """Train in a folder that `write_training_data` filled and seal the result as `<target>/weights`.
 
     Args:
-        data: Tokens and limits.
-        recipe: Name of the recipe.
-        base: The base model.
+        job: What is trained.
+        folder: Of the training; deleted once the artifact is sealed.
         target: Folder of the artifact; replaced only by a complete one.
-        made_from: `adapter_fingerprint`; checkpoints of another training are never resumed.
-        lora: Shape of the adapter.
-        training: How it is trained.
-        logging: Where metrics go.
+        decoding: `trained_limits`.
+        train: Trains what the folder says, here or elsewhere.
         home: MEDCODE_HOME.
         tags: Tags of the MLflow run.
-        anew: Start from the beginning even if a checkpoint of this training is there.
+
+    Returns:
+        The facts of the artifact's seal.
     """
-    parameters = {"base_model": base.id, "base_revision": base.revision, **lora.model_dump(), **training.model_dump()}
-    checkpoints = target.with_name("checkpoints") / made_from[:12]
-    if anew:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+    parameters = {
+        "base_model": job.base_model,
+        "base_revision": job.base_revision,
+        **job.lora.model_dump(),
+        **job.training.model_dump(),
+    }
     with (
-        tracked_run(home, logging.mlflow_uri, recipe, parameters=parameters, tags=tags) as run,
-        making(target, made_from) as (folder, facts),
+        tracked_run(
+            home, job.mlflow_uri, job.recipe, parameters=parameters, tags=tags, run_id=_earlier_run(folder)
+        ) as run,
+        making(target, job.fingerprint) as (aside, facts),
     ):
-        result = train_adapter(
-            base,
-            data.train,
-            data.validation,
-            folder / "weights",
-            lora=lora,
-            training=training,
-            checkpoints=checkpoints,
-            logging_steps=logging.steps,
-            log=run.log,
-        )
+        write_job(folder, job.model_copy(update={"mlflow_run": run.run_id, "mlflow_uri": run.uri}))
+        result = train()
+        shutil.move(folder / WEIGHTS, aside / "weights")
         facts.update(
-            loss_summary(result),
-            losses=result.losses,
-            validation_losses=result.validation_losses,
+            training_facts(result),
             mlflow_run=run.run_id,
             mlflow_uri=run.uri,
-            decoding=data.decoding.model_dump(),
-            settings={"lora": lora.model_dump(), "training": training.model_dump()},
+            mlflow_link=run.link,
+            decoding=decoding.model_dump(),
+            settings={"lora": job.lora.model_dump(), "training": job.training.model_dump()},
         )
+    shutil.rmtree(folder.parent, ignore_errors=True)  # and those of other settings that were cut off
     return facts
+
+
+def _earlier_run(folder: Path) -> str | None:
+    """Return the MLflow run of a training that was cut off, which goes on with it."""
+    try:
+        return read_job(folder).mlflow_run
+    except MedcodeError:
+        return None
+
+
+def training_facts(result: TrainingResult) -> dict[str, Any]:
+    """Return what is kept of a training: numbers for metadata, and the curves for its picture."""
+    last = result.validation[-1][1] if result.validation else {}
+    return {
+        **result.model_dump(exclude={"losses", "validation"}),
+        "first_loss": result.losses[0][1] if result.losses else None,
+        "last_loss": result.losses[-1][1] if result.losses else None,
+        "validation_loss": last.get("loss"),
+        "validation_micro_f1": last.get("micro_f1"),
+        "losses": result.losses,
+        "validation": result.validation,
+    }

@@ -1,5 +1,7 @@
 """Dagster assets of a recipe from its tokens on: adapter, evaluation, bundle, gguf."""
 
+import shutil
+
 import dagster as dg
 
 from medcode_assets.artifacts import made, required
@@ -8,13 +10,14 @@ from medcode_assets.config import (
     ExportSettings,
     LoggingSettings,
     LoraSettings,
+    SearchSettings,
     Settings,
     TrainingSettings,
 )
 from medcode_assets.evaluation.plots import engine_bars, loss_curve
 from medcode_assets.evaluation.report import EvaluationReport, collapse_problems, read_report, report_table
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
-from medcode_assets.metadata import picture
+from medcode_assets.metadata import mlflow_metadata, picture
 from medcode_assets.mimic.versions import registered
 from medcode_assets.partitions import check_each_version
 from medcode_assets.recipes.bundling import (
@@ -33,18 +36,26 @@ from medcode_assets.recipes.evaluating import (
     examples_made,
 )
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
-from medcode_assets.recipes.fitting import adapter_fingerprint, chosen_base, fit_adapter, fitting_data
+from medcode_assets.recipes.fitting import (
+    adapter_fingerprint,
+    chosen_base,
+    fit_adapter,
+    trained_limits,
+    write_training_data,
+)
 from medcode_assets.recipes.recipe import Recipe
+from medcode_assets.recipes.searching import ASSET as SEARCH
+from medcode_assets.recipes.searching import use_best
+from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.training.job import TrainingJob
+from medcode_assets.training.tracking import register_bundle
 from medcode_serving.bundle import CODES, DecodingSettings, is_published, latest_version, open_bundle, publish
-
-COMPUTE = "compute"
-"""Pool of the assets that fill a device: one at a time, also over the partitions of a backfill."""
 
 
 def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
-    """The LoRA adapter."""
+    """The adapter, or the whole model after full fine-tuning."""
 
     @dg.asset(
         key=[recipe.name, "adapter"],
@@ -52,8 +63,9 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         partitions_def=recipe.partitions,
         deps=[[recipe.name, "tokens"], [recipe.name, "base_model"]],
         kinds={"pytorch", "mlflow"},
-        pool=COMPUTE,
-        code_version="1",
+        pool=GPU,
+        op_tags=gpu_tags(settings.compute),
+        code_version="2",
     )
     @launched_with("adapter", settings)
     def adapter(
@@ -61,39 +73,63 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
+        compute: Compute,
     ) -> dg.MaterializeResult:
-        """LoRA adapter, trained on the completions of the training split; metrics in MLflow."""
+        """What training learned from the completions of the training split; metrics in MLflow."""
         partition = context.partition_key
         target = home.artifact(recipe.name, partition, "adapter")
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         lora, training = read(config, "lora", LoraSettings), read(config, "training", TrainingSettings)
+        searched = read(config, "search", SearchSettings).use_best
+        if searched:
+            best = home.artifact(recipe.name, partition, SEARCH)
+            lora, training = use_best(best, recipe.name, lora, training, context.log.info)
         with warehouse.connect(context, read_only=True) as con:
             made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
             facts = made(target)
             unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-            data = None if unchanged else fitting_data(con, recipe.name)
-        if data is not None:
-            fit_adapter(
-                data,
-                recipe.name,
-                base,
-                target,
-                made_from=made_from,
+            folder = home.training(recipe.name, partition, made_from)
+            if config.drop_existing:
+                shutil.rmtree(folder, ignore_errors=True)
+            if not unchanged:
+                write_training_data(con, recipe.name, folder, training.metric_documents)
+                decoding = trained_limits(con, recipe.name)
+        if not unchanged:
+            logging = read(config, "logging", LoggingSettings)
+            job = TrainingJob(
+                recipe=recipe.name,
+                base_model=base.id,
+                base_path=base.path.resolve(),
+                base_revision=base.revision,
+                fingerprint=made_from,
+                compute=compute.settings,
                 lora=lora,
                 training=training,
-                logging=read(config, "logging", LoggingSettings),
+                logging_steps=logging.steps,
+                max_codes=decoding.max_codes if training.metric_documents else 0,
+                mlflow_uri=logging.mlflow_uri,
+            )
+            fit_adapter(
+                job,
+                folder,
+                target,
+                decoding=decoding,
+                train=lambda: compute.train(context, folder),
                 home=home.path,
                 tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
-                anew=config.drop_existing,
             )
         facts = required(target, f"{recipe.name}/adapter")
-        shown = ("steps", "trainable_parameters", "device", "last_loss", "validation_loss", "mlflow_run", "mlflow_uri")
+        curves = loss_curve(facts["losses"], facts["validation"])
+        hidden = {"losses", "validation", "decoding", "settings", "seal", "fingerprint", "mlflow_link"}
         return dg.MaterializeResult(
             metadata={
-                **{name: facts[name] for name in shown if facts[name] is not None},
+                **{name: value for name, value in facts.items() if value is not None and name not in hidden},
+                **mlflow_metadata(facts),
+                "settings": dg.MetadataValue.json(facts["settings"]),
+                **({"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))} if searched else {}),
                 "unchanged": unchanged,
                 "fingerprint": made_from,
-                "loss": picture(loss_curve(facts["losses"], facts["validation_losses"]), "training loss"),
+                "loss": picture(curves, "training loss"),
             },
             data_version=dg.DataVersion(made_from),
         )
@@ -111,7 +147,8 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         partitions_def=recipe.partitions,
         deps=[[recipe.name, "adapter"], [recipe.name, "examples"]],
         kinds={"pytorch"},
-        pool=COMPUTE,
+        pool=GPU,
+        op_tags=gpu_tags(settings.compute, gpus=1),
         code_version="1",
         check_specs=[
             check_each_version(
@@ -135,6 +172,7 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         config: LaunchConfig,
         home: Home,
         warehouse: Warehouse,
+        compute: Compute,
     ) -> dg.MaterializeResult:
         """Micro and macro F1, precision and recall on the test split; thresholds chosen on validation."""
         partition = context.partition_key
@@ -151,7 +189,16 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
         if data is not None:
             evaluate_adapter(
-                data, recipe, base, adapter / "weights", target, made_from, chosen, decoding, adapter_facts["seal"]
+                data,
+                recipe,
+                base,
+                adapter / "weights",
+                target,
+                made_from,
+                chosen,
+                decoding,
+                adapter_facts["seal"],
+                compute.settings.device,
             )
         report = read_report(target / REPORT)
         return dg.MaterializeResult(
@@ -234,13 +281,19 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         if not unchanged or not is_published(home.bundles, recipe.name):
             publish(sealed)  # a bundle that was there already does not push away a newer one
         manifest = sealed.manifest
+        latest = latest_version(home.bundles, recipe.name)
+        model = register_bundle(sealed, latest, adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"])
+        if model is None:
+            context.log.warning("not in MLflow's registry: see the warning above; materialize again to register it")
         return dg.MaterializeResult(
             metadata={
                 "version": manifest.version,
+                "mlflow_model": f"{model.name} version {model.version}" if model else "not registered",
+                **mlflow_metadata(adapter_facts),
                 "path": dg.MetadataValue.path(sealed.path),
                 "manifest": dg.MetadataValue.json(manifest.model_dump(mode="json", exclude={"files"})),
                 "megabytes": round(sum(file.stat().st_size for file in sealed.path.rglob("*")) / 1e6, 1),
-                "latest": latest_version(home.bundles, recipe.name),
+                "latest": latest,
                 "unchanged": unchanged,
             },
             data_version=dg.DataVersion(manifest.version),
@@ -258,7 +311,7 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         group_name=recipe.name,
         partitions_def=recipe.partitions,
         deps=[[recipe.name, "bundle"]],
-        pool=COMPUTE,
+        pool=GPU,
         code_version="1",
         check_specs=[
             check_each_version(

@@ -29,3 +29,7 @@ class Home(dg.ConfigurableResource):
     def artifact(self, recipe: str, partition: str, name: str) -> Path:
         """Folder of one artifact of a recipe for a MIMIC version."""
         return self.path / "artifacts" / recipe / partition / name
+
+    def training(self, recipe: str, partition: str, fingerprint: str) -> Path:
+        """Folder of one training: tokens and checkpoints, until its adapter is sealed."""
+        return self.artifact(recipe, partition, "training") / fingerprint[:12]

@@ -55,4 +55,5 @@ def load_engine(bundle: Bundle, settings: "InferenceSettings", cache: Path) -> E
         decoding,
         device=settings.device,
         batch_size=settings.generation.batch_size,
+        base_revision=base.revision,
     )

@@ -5,14 +5,14 @@ saves a seventh of the time; in bfloat16 it stays beside them, because rounding 
 """
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcode_serving.bundle import DecodingSettings, refuse_pickles
+from medcode_serving.adapters import load_adapted_model
+from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.decoding import DecodedCode, GreedyAnswers, build_trie
+from medcode_serving.decoding import CodeTrie, DecodedCode, GreedyAnswers, build_trie
 from medcode_serving.device import resolve_device
 from medcode_serving.engines.protocol import Prediction, ScoredCode
 from medcode_serving.errors import MedcodeError
@@ -20,10 +20,7 @@ from medcode_serving.prompts import EncodedPrompt, PromptTemplate, encode_prompt
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
+    from transformers import PreTrainedTokenizerBase
 
 
 class TransformersEngine:
@@ -44,19 +41,21 @@ class TransformersEngine:
         device: str = "auto",
         batch_size: int = 16,
         dtype: str | None = None,
+        base_revision: str | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             name: What predictions and metrics call this engine.
             model_path: Folder of the base model: config.json, safetensors, tokenizer.
-            adapter: Folder of the PEFT adapter; None for the untuned base.
+            adapter: Folder that training wrote (`medcode_serving.adapters`); None for the untuned base.
             vocabulary: The codes that can be predicted.
             prompt: The words around a note, as in training.
             decoding: Limits of prompt and answer.
             device: auto, cpu, cuda or mps.
             batch_size: Notes in one forward pass.
             dtype: float32, bfloat16 or float16; None takes the device's default.
+            base_revision: Revision of the base model, which the adapter must name if it names one; None: not known.
 
         Raises:
             MedcodeError: model, adapter, tokenizer, device and limits do not fit together, or are not to be had.
@@ -73,11 +72,10 @@ class TransformersEngine:
         self._tokenizer = load_tokenizer(model_path)
         self._trie = build_trie(self._tokenizer, [code.text for code in vocabulary.codes])
         self._max_answer_tokens = decoding.max_codes * (self._trie.longest + 1)
-        model = load_model(model_path, adapter, dtype=precision)
-        self._model = model.to(torch.device(self.device)).eval()  # type: ignore[arg-type]
-        self._forward_options = (
-            {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        model = load_adapted_model(
+            model_path, adapter, dtype=precision, merge=precision == "float32", base_revision=base_revision
         )
+        self._model = model.to(torch.device(self.device)).eval()  # type: ignore[arg-type]
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -123,42 +121,63 @@ class TransformersEngine:
         )
 
     def _answer(self, prompts: list[list[int]]) -> list[list[DecodedCode]]:
-        """Write the answers of one batch; a row that ended leaves the batch at once."""
-        import torch
-
-        answers = GreedyAnswers(
+        return write_answers(
+            self._model,
             self._trie,
-            len(prompts),
+            prompts,
             max_codes=self._decoding.max_codes,
             max_tokens=self._max_answer_tokens,
+            pad=self._tokenizer.pad_token_id,
         )
-        with torch.inference_mode():
-            ids, mask = _pad_left(prompts, self._tokenizer.pad_token_id)
-            ids, mask = ids.to(self.device), mask.to(self.device)
-            cache = None
-            while True:
-                output = self._model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
-                    past_key_values=cache,
-                    use_cache=True,
-                    **self._forward_options,
-                )
-                cache = output.past_key_values
-                rows, tokens = (torch.from_numpy(array).to(self.device) for array in answers.choices())
-                logits = output.logits[:, -1][rows, tokens].double().cpu().numpy()
-                going_on, written = answers.choose(logits)
-                if not len(going_on):
-                    return answers.answers
-                if len(going_on) < len(mask):
-                    kept = torch.from_numpy(going_on).to(self.device)
-                    cache.batch_select_indices(kept)
-                    mask = mask[kept]
-                # Rows write one to a few tokens a step; the mask hides the gaps in front of the shorter ones.
-                block = torch.from_numpy(written).to(self.device)
-                mask = torch.cat([mask, (block >= 0).to(mask.dtype)], dim=1)
-                ids = block.clamp(min=0)
+
+
+def write_answers(
+    model: Any, trie: CodeTrie, prompts: list[list[int]], *, max_codes: int, max_tokens: int, pad: int
+) -> list[list[DecodedCode]]:
+    """Write the answers of one batch, greedily and constrained to the trie's codes.
+
+    A row that ended leaves the batch at once.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        trie: The codes.
+        prompts: Token ids of each prompt.
+        max_codes: Codes of an answer at most.
+        max_tokens: Tokens of an answer at most.
+        pad: Token that fills shorter prompts up.
+    """
+    import torch
+
+    device = model.device
+    options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    answers = GreedyAnswers(trie, len(prompts), max_codes=max_codes, max_tokens=max_tokens)
+    with torch.inference_mode():
+        ids, mask = _pad_left(prompts, pad)
+        ids, mask = ids.to(device), mask.to(device)
+        cache = None
+        while True:
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                **options,
+            )
+            cache = output.past_key_values
+            rows, tokens = (torch.from_numpy(array).to(device) for array in answers.choices())
+            logits = output.logits[:, -1][rows, tokens].double().cpu().numpy()
+            going_on, written = answers.choose(logits)
+            if not len(going_on):
+                return answers.answers
+            if len(going_on) < len(mask):
+                kept = torch.from_numpy(going_on).to(device)
+                cache.batch_select_indices(kept)
+                mask = mask[kept]
+            # Rows write one to a few tokens a step; the mask hides the gaps in front of the shorter ones.
+            block = torch.from_numpy(written).to(device)
+            mask = torch.cat([mask, (block >= 0).to(mask.dtype)], dim=1)
+            ids = block.clamp(min=0)
 
 
 def _pad_left(prompts: list[list[int]], pad: int) -> tuple["torch.Tensor", "torch.Tensor"]:
@@ -191,65 +210,3 @@ def load_tokenizer(model_path: Path) -> "PreTrainedTokenizerBase":
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def load_model(model_path: Path, adapter: Path | None, *, dtype: str) -> "PreTrainedModel":
-    """Load a base model on the CPU, with its adapter if one is given.
-
-    Raises:
-        MedcodeError: weights are missing, or adapter and model do not belong together.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model: Any
-    report: dict[str, Any]
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-            model_path,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise MedcodeError(
-            f"{model_path}: no causal language model that transformers can load ({type(error).__name__}); "
-            "the folder needs config.json and *.safetensors"
-        ) from error
-    if report["missing_keys"]:
-        raise MedcodeError(
-            f"{model_path}: {len(report['missing_keys'])} weights are missing, the first is "
-            f"{min(report['missing_keys'])}; fetch the model anew"
-        )
-    if adapter is None:
-        return model
-    return _with_adapter(model, adapter, merge=dtype == "float32")
-
-
-def _with_adapter(model: "PreTrainedModel", adapter: Path, *, merge: bool) -> "PreTrainedModel":
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (adapter / name).is_file():  # a missing path would ask the hub
-            refuse_pickles(adapter)
-            raise MedcodeError(f"{adapter / name}: no such file; train the adapter anew: medcode train")
-    try:
-        config = PeftConfig.from_pretrained(str(adapter))
-        config.inference_mode = True
-        peft_model = get_peft_model(model, config)
-        # Wrong keys would load without an error and leave the adapter at its start: ask what was not matched.
-        result: Any = set_peft_model_state_dict(peft_model, load_file(adapter / ADAPTER_WEIGHTS))
-        missing = [key for key in result.missing_keys if "default" in key.split(".")]
-        if missing or result.unexpected_keys:
-            raise ValueError(f"{len(missing)} weights missing, {len(result.unexpected_keys)} unknown")
-        merged = peft_model.merge_and_unload(safe_merge=True) if merge else peft_model.get_base_model()
-    except (ValueError, RuntimeError, json.JSONDecodeError) as error:
-        # RuntimeError quotes every tensor's shape over many lines; its first line says enough.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MedcodeError(
-            f"{adapter}: the adapter does not fit its base model ({reason}); train it anew: medcode train"
-        ) from error
-    return merged

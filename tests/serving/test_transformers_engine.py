@@ -47,17 +47,6 @@ def test_the_adapter_changes_the_answers_and_the_base_answers_without(base_model
     assert codes_of(tuned) != codes_of(untuned)
 
 
-def test_merged_and_unmerged_adapters_agree(base_model, adapter, vocabulary) -> None:
-    import torch
-
-    from medcode_serving.engines.transformers import _with_adapter, load_model
-
-    ids = torch.arange(1, 20)[None]
-    merged = load_model(base_model, adapter, dtype="float32")(ids).logits
-    unmerged = _with_adapter(load_model(base_model, None, dtype="float32"), adapter, merge=False)(ids).logits
-    torch.testing.assert_close(merged, unmerged, atol=1e-3, rtol=1e-3)
-
-
 def test_bfloat16_answers_too(base_model, adapter, vocabulary) -> None:
     predictions = make_engine(base_model, adapter, vocabulary, dtype="bfloat16").predict(NOTES)
     assert all(prediction.codes for prediction in predictions)

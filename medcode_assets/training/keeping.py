@@ -1,0 +1,126 @@
+"""When the loop saves, what it goes on from, and which weights come out."""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcode_assets.training.checkpoints import (
+    BEST,
+    OPTIMIZER,
+    WEIGHTS,
+    best_checkpoint,
+    drop_older,
+    load_optimizer_state,
+    load_trained_state,
+    newest_checkpoint,
+    optimizer_state,
+    refuse_other_makers,
+    save_checkpoint,
+    step_folder,
+    trained_state,
+)
+from medcode_assets.training.job import CHECKPOINTS, TrainingJob, TrainingResult
+from medcode_assets.training.job import WEIGHTS as FINAL_WEIGHTS
+from medcode_assets.training.models import save_weights
+from medcode_assets.training.steps import RowComputer
+from medcode_assets.training.world import World
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Keeper:
+    """Saves and restores what a training has come to."""
+
+    job: TrainingJob
+    folder: Path
+    world: World
+    parameters: "dict[str, torch.nn.Parameter]"
+    optimizer: "torch.optim.Optimizer"
+    computer: RowComputer
+    made_with: dict[str, str]
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def resume(self) -> TrainingResult:
+        """Restore the newest valid checkpoint and return how far it is; or return an empty result.
+
+        Raises:
+            MedcodeError: it was made with other libraries or on another device, and `training.resume` is exact.
+        """
+        if self.job.training.resume == "never" and not self.world.restarted:
+            if self.world.first:
+                shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            self.world.wait()
+            return TrainingResult()
+        checkpoint = newest_checkpoint(self.folder, self.job.fingerprint)
+        if checkpoint is None:
+            return TrainingResult()
+        if self.job.training.resume == "exact":
+            refuse_other_makers(checkpoint, self.made_with)
+        load_trained_state(self.parameters, checkpoint.folder / WEIGHTS)
+        load_optimizer_state(self.optimizer, self.parameters, checkpoint.folder / OPTIMIZER)
+        self.computer.rows = max(self.computer.rows, checkpoint.manifest["rows"])
+        if self.computer.scaler and checkpoint.manifest["scaler"]:
+            self.computer.scaler.load_state_dict(checkpoint.manifest["scaler"])
+        result = TrainingResult.model_validate(checkpoint.manifest["result"])
+        result.resumed_from = result.steps
+        return result
+
+    def save_if_due(self, result: TrainingResult) -> None:
+        """Save a checkpoint if the first process's clock says so."""
+        due = time.monotonic() - self._saved_at >= self.job.training.checkpoint_minutes * 60
+        if self.world.any(due and self.world.first):
+            folder = step_folder(self.folder, result.steps)
+            self._save(folder, result, with_optimizer=True)
+            if self.world.first:
+                drop_older(self.folder, keep=folder)
+            self._saved_at = time.monotonic()
+
+    def keep_if_best(self, result: TrainingResult, look: dict[str, float]) -> None:
+        """Keep the weights if the validation loss is the lowest yet; note when there has been none for too long."""
+        if "loss" not in look:
+            return
+        losses = [look["loss"] for _, look in result.validation]
+        if look["loss"] <= min(losses):
+            result.best_step = result.steps
+            self._save(self.folder / CHECKPOINTS / BEST, result, with_optimizer=False)
+        patience = self.job.training.early_stopping
+        since_best = len(losses) - 1 - losses.index(min(losses))
+        result.stopped_early = bool(patience) and since_best >= patience
+
+    def finish(self, result: TrainingResult, model: Any, mode: str) -> None:
+        """Write the weights that come out and delete the checkpoints."""
+        if self.job.training.keep == "best" and result.best_step not in (None, result.steps):
+            best = best_checkpoint(self.folder, self.job.fingerprint)
+            if best is not None:
+                load_trained_state(self.parameters, best.folder / WEIGHTS)
+        self.world.wait()  # before the first process deletes what the others may still be reading
+        if not self.world.writes_or_shares:
+            return
+        state = trained_state(self.parameters)
+        if self.world.first:
+            save_weights(model, self.folder / FINAL_WEIGHTS, self.job, mode, state)
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def _save(self, folder: Path, result: TrainingResult, *, with_optimizer: bool) -> None:
+        if not self.world.writes_or_shares:
+            return
+        files = {WEIGHTS: trained_state(self.parameters)}
+        if with_optimizer:
+            files[OPTIMIZER] = optimizer_state(self.optimizer, self.parameters)
+        if self.world.first:
+            save_checkpoint(
+                folder,
+                files,
+                step=result.steps,
+                fingerprint=self.job.fingerprint,
+                made_with=self.made_with,
+                result=result,
+                more={
+                    "rows": self.computer.rows,
+                    "scaler": self.computer.scaler.state_dict() if self.computer.scaler else None,
+                },
+            )

@@ -1,0 +1,209 @@
+"""The training loop: `train` reads top to bottom, and its settings are sections of training-config.yaml, one to one.
+
+Every step follows from the job, the seed and the step's number alone: the examples, how they are dealt to rows, the
+learning rate and the dropout. So a training that was killed ends in the same weights as an undisturbed one, and any
+number of processes takes the same steps, but for rounding.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcode_assets.config import TrainingSettings
+from medcode_assets.training.checkpoints import made_with
+from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, read_job, write_result
+from medcode_assets.training.keeping import Keeper
+from medcode_assets.training.memory import MemoryMeter
+from medcode_assets.training.models import (
+    effective_mode,
+    load_trainable,
+    packs,
+    resolve_precision,
+    training_device,
+)
+from medcode_assets.training.objectives.choose import add_reference, choose_objective
+from medcode_assets.training.order import step_examples, steps_an_epoch
+from medcode_assets.training.preflight import refuse_little_disk, refuse_unstartable
+from medcode_assets.training.progress import LogMetrics, reporting
+from medcode_assets.training.steps import RowComputer
+from medcode_assets.training.task_metric import task_metric
+from medcode_assets.training.token_file import TokenFile
+from medcode_assets.training.watch import LossWatch, Throughput
+from medcode_assets.training.world import World, decoder_layers, joined_world, shard
+from medcode_serving.device import resolve_device
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train(folder: Path, on_metrics: LogMetrics | None = None) -> TrainingResult:
+    """Train what `<folder>/job.json` says; leaves the weights in `<folder>/weights` and how it went in result.json.
+
+    Args:
+        folder: Of the training (`medcode_assets.training.job`); a run that was cut off goes on from its checkpoint.
+        on_metrics: Told (optimizer step, metrics by name) whenever something is logged; the first process only.
+
+    Raises:
+        MedcodeError: the training cannot start, go on or end well; says what to change.
+    """
+    job = read_job(folder)
+    kind = resolve_device(job.compute.device)
+    with joined_world(kind, sharded=job.compute.sharding == "full") as world:
+        result = _train(job, folder, world, on_metrics)
+        if world.first:
+            write_result(folder, result)
+        world.wait()
+    return result
+
+
+def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics | None) -> TrainingResult:
+    import torch
+
+    training, mode = job.training, effective_mode(job.training)
+    device = training_device(job.compute.device, world.local_rank)
+    precision = resolve_precision(job.compute.precision, device.partition(":")[0])
+    data, validation = TokenFile(folder / TRAIN), TokenFile(folder / VALIDATION)
+    refuse_unstartable(job, folder, data)
+
+    torch.manual_seed(training.seed)  # the fresh adapter is the same in every process
+    model = load_trainable(job, device, precision)
+    objective, packed, pad = choose_objective(job), packs(training, model), pad_token(model)
+    scaler = torch.amp.GradScaler(device) if precision.name == "fp16" else None
+    rows = max(training.gradient_accumulation, world.size)
+    computer = RowComputer(model, objective, packed, pad, device, precision.compute, world, rows, scaler)
+    if job.objective == "dpo":
+        for tokens, name in ((data, TRAIN), (validation, VALIDATION)):
+            add_reference(computer, tokens, (folder / name).with_suffix(".npy"))
+    shard(model, world, precision.compute)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    refuse_little_disk(folder, parameters)
+    if training.compile:
+        compile_layers(model)
+    optimizer = make_optimizer(parameters, training)
+    keeper = Keeper(job, folder, world, parameters, optimizer, computer, made_with(device, precision.name))
+    result = keeper.resume()
+    result.trainable_parameters = sum(p.numel() for p in parameters.values())
+    result.device, result.precision, result.processes = device.partition(":")[0], precision.name, world.size
+    result.attention = "packed" if packed else training.attention.replace("auto", "sdpa")
+
+    per_step = training.batch_size * training.gradient_accumulation
+    epoch_steps = steps_an_epoch(len(data), per_step)
+    steps = max(1, math.ceil(training.epochs * epoch_steps))
+    look_every = max(1, round(epoch_steps / training.evaluations_per_epoch))
+    measure = task_metric(job, folder, model, world)
+    meter, watch, since_log, since_start = MemoryMeter(device), LossWatch(), Throughput(), Throughput()
+
+    with reporting(job, steps, result.steps, world, on_metrics) as report:
+        for step in range(result.steps, steps):
+            started = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, steps, training)
+            places = step_examples(len(data), per_step, training.seed, step)
+            sums = computer.gradients(data, places, training.seed, step)
+            norm = clip_and_step(optimizer, list(parameters.values()), training.max_grad_norm, computer.scaler)
+            result.steps = step + 1
+            watch.refuse_explosion(
+                sums.mean_loss, 0.0 if scaler else norm, result.steps, [int(data.example_ids[i]) for i in places]
+            )
+            for throughput in (since_log, since_start):
+                throughput.count(sums, time.perf_counter() - started)
+
+            if result.steps % job.logging_steps == 0 or result.steps == steps:
+                result.losses.append((result.steps, since_log.sums.mean_loss))
+                rate = optimizer.param_groups[0]["lr"]
+                report(result.steps, {**since_log.metrics, "learning_rate": rate, "grad_norm": norm, **meter.now()})
+                since_log = Throughput()
+            else:
+                report(result.steps, {})
+            if result.steps % look_every == 0 or result.steps == steps:
+                look = look_at_validation(computer, validation, training, measure)
+                result.validation.append((result.steps, look))
+                report(result.steps, {f"validation_{name}": value for name, value in look.items()})
+                keeper.keep_if_best(result, look)
+                if result.stopped_early:
+                    break
+            if result.steps < steps:
+                keeper.save_if_due(result)
+
+    result.batch_size = math.ceil(per_step / computer.rows)
+    result.tokens_per_second, result.padding_share = since_start.tokens_per_second, since_start.padding_share
+    result.peak_memory_gb = meter.peak_gb()
+    keeper.finish(result, model, mode)
+    return result
+
+
+def look_at_validation(
+    computer: RowComputer,
+    validation: TokenFile,
+    training: TrainingSettings,
+    measure: Callable[[], dict[str, float]] | None,
+) -> dict[str, float]:
+    """Return loss and metrics on the validation split; nothing if it is empty."""
+    if not len(validation):
+        return {}
+    sums = computer.evaluate(validation, training.batch_size)
+    return {"loss": sums.mean_loss, **sums.means, **(measure() if measure else {})}
+
+
+def learning_rate_at(step: int, steps: int, training: TrainingSettings) -> float:
+    """Return the learning rate of a step (0-based): linear warm-up, then as `training.schedule` says.
+
+    As transformers' schedulers of the same names, which the plain Trainer uses.
+    """
+    peak, warmup = training.learning_rate, round(training.warmup_ratio * steps)
+    if step < warmup:
+        return peak * step / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    if training.schedule == "linear":
+        return peak * (1 - done)
+    if training.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+    return peak
+
+
+def make_optimizer(parameters: "dict[str, torch.nn.Parameter]", training: TrainingSettings) -> "torch.optim.AdamW":
+    """AdamW; biases, norms and magnitudes, which are vectors, do not decay."""
+    import torch
+
+    decaying = [p for p in parameters.values() if p.ndim > 1]
+    others = [p for p in parameters.values() if p.ndim <= 1]
+    groups = [{"params": decaying, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=training.learning_rate)
+
+
+def clip_and_step(
+    optimizer: "torch.optim.Optimizer", parameters: "list[torch.nn.Parameter]", max_norm: float, scaler: Any
+) -> float:
+    """Clip the gradients, take the step, forget the gradients; returns their norm before clipping."""
+    import torch
+
+    if scaler:
+        scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    if hasattr(norm, "full_tensor"):
+        norm = norm.full_tensor()
+    if scaler:
+        scaler.step(optimizer)  # leaves the step out if a gradient overflowed, as happens while it finds its scale
+        scaler.update()
+    else:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each decoder layer; one compilation serves all, whatever a row's length."""
+    for layer in decoder_layers(model):
+        layer.compile(dynamic=True)
+
+
+def pad_token(model: Any) -> int:
+    """Return the token that fills padded rows; which one does not matter, it is masked out."""
+    for token in (model.config.pad_token_id, model.config.eos_token_id):
+        if isinstance(token, list):
+            return int(token[0])
+        if token is not None:
+            return int(token)
+    return 0

@@ -1,0 +1,1 @@
+"""What training makes better: one small module an objective."""

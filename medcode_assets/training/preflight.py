@@ -1,0 +1,51 @@
+"""What would end a training after hours, found before it starts."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcode_assets.training.job import TrainingJob
+from medcode_assets.training.token_file import TokenFile
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIMIZER_COPIES = 3
+"""A checkpoint holds the trained weights and AdamW's two moments of each."""
+
+
+def refuse_unstartable(job: TrainingJob, folder: Path, data: TokenFile) -> None:
+    """Raise MedcodeError if there is nothing to train on, an example is too long, or nothing can be written."""
+    if not len(data):
+        raise MedcodeError(
+            f"table {job.recipe}.tokens: no example in the train split; look at {job.recipe}/examples and data.systems, "
+            "or take in more patients"
+        )
+    positions = json.loads((job.base_path / "config.json").read_text()).get("max_position_embeddings")
+    lengths = sum(data.lengths[name] for name in data.columns)
+    longest = int(lengths.argmax())
+    if positions is not None and lengths[longest] > positions:
+        raise MedcodeError(
+            f"table {job.recipe}.tokens, example_id {data.example_ids[longest]}: {lengths[longest]} tokens, and base "
+            f"model {job.base_model!r} has {positions} positions; lower data.max_prompt_tokens"
+        )
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MedcodeError(f"{folder}: cannot be written ({error.strerror}); training would lose its result") from None
+
+
+def refuse_little_disk(folder: Path, parameters: "dict[str, torch.nn.Parameter]") -> None:
+    """Raise MedcodeError unless there is room for two checkpoints, the best weights and the final ones."""
+    weights = sum(parameter.numel() * 4 for parameter in parameters.values())
+    needed = weights * (2 * OPTIMIZER_COPIES + 2)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise MedcodeError(
+            f"{folder}: {free / 1e9:.1f} GB free, and checkpoints of this training need {needed / 1e9:.1f} GB; "
+            "make room, or name another folder with --output-dir"
+        )

@@ -1,0 +1,60 @@
+"""What a training tells while it runs: a bar on the terminal, metrics to MLflow and to whoever asks."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from medcode_assets.training.job import TrainingJob
+from medcode_assets.training.world import World
+
+LogMetrics = Callable[[int, dict[str, float]], None]
+"""Told (optimizer step, metrics by name)."""
+
+
+def metrics_line(step: int, metrics: dict[str, float]) -> str:
+    """Return an entry of the progress as a line: `step 30: loss 0.531, learning_rate 0.0001`."""
+    shown = {name: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for name, value in metrics.items()}
+    return f"step {step}: " + ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+@contextmanager
+def reporting(
+    job: TrainingJob, steps: int, done: int, world: World, on_metrics: LogMetrics | None
+) -> Iterator[LogMetrics]:
+    """Give the function that the loop tells of each step, with metrics where something is to be logged."""
+    if not world.first:
+        yield lambda step, metrics: None
+        return
+    from tqdm import tqdm
+
+    to_mlflow = _mlflow_logger(job)
+    with tqdm(total=steps, initial=done, desc="training", unit="step") as bar:
+
+        def report(step: int, metrics: dict[str, float]) -> None:
+            bar.update(step - bar.n)
+            if not metrics:
+                return
+            if "loss" in metrics:
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}", tokens_s=f"{metrics['tokens_per_second']:,.0f}")
+            if to_mlflow:
+                to_mlflow(step, metrics)
+            if on_metrics:
+                on_metrics(step, metrics)
+
+        yield report
+
+
+def _mlflow_logger(job: TrainingJob) -> LogMetrics | None:
+    """Return what logs to the job's MLflow run, by its id: no other code's active run is touched."""
+    if job.mlflow_run is None:
+        return None
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client, run = MlflowClient(tracking_uri=job.mlflow_uri), job.mlflow_run
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        now = int(time.time() * 1000)
+        client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+
+    return log
