@@ -69,8 +69,8 @@ def read(config: dg.Config, section: str, model: type[Section]) -> Section:
         return model(**getattr(config, section).model_dump())
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise MedcodeError(f"setting {section}.{field}: {problem['msg']}; change it in the launchpad") from None
+        setting = ".".join([section, *(str(part) for part in problem["loc"])])
+        raise MedcodeError(f"setting {setting}: {problem['msg']}; change it in the launchpad") from None
 
 
 def run_config(assets: Iterable[dg.AssetKey], settings: Settings, *, drop_existing: bool = False) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def layered(settings_class: type[Settings], path: Path | None, flags: dict[str, 
         flags: Values by dotted key, `{"api.port": 9000}`; None is a flag that was not given.
 
     Raises:
-        MedcodeError: the file is missing or no mapping, or a key or value is wrong; the message names source and key,
-            and quotes no value.
+        MedcodeError: the file is missing or no mapping, or a key or value is wrong; the message names source, line and
+            key, and quotes no value.
     """
     contents = _read_mapping(path) if path else {}
     nested = _nested(flags)
@@ -105,4 +105,20 @@ def _source_of(settings_class: type[BaseSettings], key: list[str], flags: dict[s
     variable = settings_class.model_config.get("env_prefix", "") + "__".join(key).upper()
     if any(name.upper() == variable for name in os.environ):
         return f"environment variable {variable}"
-    return str(path) if path else "settings"
+    if path is None:
+        return "settings"
+    line = _line_of(path, key)
+    return str(path) if line is None else f"{path}, line {line}"
+
+
+def _line_of(path: Path, key: list[str]) -> int | None:
+    """Return the line of a file's deepest key on the way to `key`; None if the file does not have the first part."""
+    node, line = yaml.compose(path.read_text()), None
+    for part in key:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = [(name.start_mark.line + 1, value) for name, value in node.value if name.value == part]
+        if not found:
+            break
+        line, node = found[-1]
+    return line

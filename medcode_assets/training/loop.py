@@ -8,6 +8,7 @@ number of processes takes the same steps, but for rounding.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, Training
 from medcode_assets.training.keeping import Keeper
 from medcode_assets.training.memory import MemoryMeter
 from medcode_assets.training.models import (
+    Precision,
     effective_mode,
     load_trainable,
     packs,
@@ -68,14 +70,11 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
     refuse_unstartable(job, folder, data)
 
     torch.manual_seed(training.seed)  # the fresh adapter is the same in every process
-    model = load_trainable(job, device, precision)
-    objective, packed, pad = choose_objective(job), packs(training, model), pad_token(model)
-    scaler = torch.amp.GradScaler(device) if precision.name == "fp16" else None
-    rows = max(training.gradient_accumulation, world.size)
-    computer = RowComputer(model, objective, packed, pad, device, precision.compute, world, rows, scaler)
+    computer = make_computer(job, world, device, precision)
     if job.objective == "dpo":
         for tokens, name in ((data, TRAIN), (validation, VALIDATION)):
             add_reference(computer, tokens, (folder / name).with_suffix(".npy"))
+    model = computer.model
     shard(model, world, precision.compute)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     refuse_little_disk(folder, parameters)
@@ -86,52 +85,79 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
     result = keeper.resume()
     result.trainable_parameters = sum(p.numel() for p in parameters.values())
     result.device, result.precision, result.processes = device.partition(":")[0], precision.name, world.size
-    result.attention = "packed" if packed else training.attention.replace("auto", "sdpa")
+    result.attention = "packed" if computer.packed else training.attention.replace("auto", "sdpa")
 
-    per_step = training.batch_size * training.gradient_accumulation
-    epoch_steps = steps_an_epoch(len(data), per_step)
-    steps = max(1, math.ceil(training.epochs * epoch_steps))
-    look_every = max(1, round(epoch_steps / training.evaluations_per_epoch))
+    schedule = Schedule.of(training, len(data))
     measure = task_metric(job, folder, model, world)
     meter, watch, since_log, since_start = MemoryMeter(device), LossWatch(), Throughput(), Throughput()
-
-    with reporting(job, steps, result.steps, world, on_metrics) as report:
-        for step in range(result.steps, steps):
-            started = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, steps, training)
-            places = step_examples(len(data), per_step, training.seed, step)
+    with reporting(job, schedule.steps, result.steps, world, on_metrics) as report:
+        while result.steps < schedule.steps and not result.stopped_early:
+            step, started = result.steps, time.perf_counter()
+            rate = learning_rate_at(step, schedule.steps, training)
+            places = step_examples(len(data), schedule.per_step, training.seed, step)
             sums = computer.gradients(data, places, training.seed, step)
-            norm = clip_and_step(optimizer, list(parameters.values()), training.max_grad_norm, computer.scaler)
+            norm = clip_and_step(optimizer, rate, training.max_grad_norm, computer.scaler)
             result.steps = step + 1
-            watch.refuse_explosion(
-                sums.mean_loss, 0.0 if scaler else norm, result.steps, [int(data.example_ids[i]) for i in places]
-            )
+            watch.refuse_explosion(sums.mean_loss, norm, result.steps, data.example_ids[places].tolist())
             for throughput in (since_log, since_start):
                 throughput.count(sums, time.perf_counter() - started)
 
-            if result.steps % job.logging_steps == 0 or result.steps == steps:
+            last, metrics = result.steps == schedule.steps, {}
+            if last or result.steps % job.logging_steps == 0:
                 result.losses.append((result.steps, since_log.sums.mean_loss))
-                rate = optimizer.param_groups[0]["lr"]
-                report(result.steps, {**since_log.metrics, "learning_rate": rate, "grad_norm": norm, **meter.now()})
+                metrics = {**since_log.metrics, "learning_rate": rate, "grad_norm": norm, **meter.now()}
                 since_log = Throughput()
-            else:
-                report(result.steps, {})
-            if result.steps % look_every == 0 or result.steps == steps:
+            report(result.steps, metrics)
+            if last or result.steps % schedule.look_every == 0:
                 look = look_at_validation(computer, validation, training, measure)
                 result.validation.append((result.steps, look))
                 report(result.steps, {f"validation_{name}": value for name, value in look.items()})
                 keeper.keep_if_best(result, look)
-                if result.stopped_early:
-                    break
-            if result.steps < steps:
+            if not last and not result.stopped_early:
                 keeper.save_if_due(result)
 
-    result.batch_size = math.ceil(per_step / computer.rows)
+    result.batch_size = math.ceil(schedule.per_step / computer.rows)
     result.tokens_per_second, result.padding_share = since_start.tokens_per_second, since_start.padding_share
     result.peak_memory_gb = meter.peak_gb()
     keeper.finish(result, model, mode)
     return result
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a training takes."""
+
+    per_step: int
+    """Examples a step."""
+    steps: int
+    look_every: int
+    """Steps between two looks at the validation split."""
+
+    @classmethod
+    def of(cls, training: TrainingSettings, examples: int) -> "Schedule":
+        """Return the schedule for a number of training examples."""
+        per_step = training.batch_size * training.gradient_accumulation
+        epoch = steps_an_epoch(examples, per_step)
+        looks = max(1, round(epoch / training.evaluations_per_epoch))
+        return cls(per_step, max(1, math.ceil(training.epochs * epoch)), looks)
+
+
+def make_computer(job: TrainingJob, world: World, device: str, precision: Precision) -> RowComputer:
+    """Load the model and return what computes rows with it. Raises MedcodeError as `load_trainable`."""
+    import torch
+
+    model = load_trainable(job, device, precision)
+    return RowComputer(
+        model,
+        choose_objective(job),
+        packed=packs(job.training, model),
+        pad=pad_token(model),
+        device=device,
+        compute=precision.compute,
+        world=world,
+        rows=max(job.training.gradient_accumulation, world.size),
+        scaler=torch.amp.GradScaler(device) if precision.name == "fp16" else None,
+    )
 
 
 def look_at_validation(
@@ -173,24 +199,29 @@ def make_optimizer(parameters: "dict[str, torch.nn.Parameter]", training: Traini
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=training.learning_rate)
 
 
-def clip_and_step(
-    optimizer: "torch.optim.Optimizer", parameters: "list[torch.nn.Parameter]", max_norm: float, scaler: Any
-) -> float:
-    """Clip the gradients, take the step, forget the gradients; returns their norm before clipping."""
+def clip_and_step(optimizer: "torch.optim.Optimizer", rate: float, max_norm: float, scaler: Any) -> float:
+    """Clip the gradients, take the step, forget the gradients; returns their norm before clipping.
+
+    With a loss scaler, the step is left out if a gradient overflowed, as happens while it finds its scale; the norm is
+    0 then.
+    """
     import torch
 
     if scaler:
         scaler.unscale_(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    if hasattr(norm, "full_tensor"):
-        norm = norm.full_tensor()
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
     if scaler:
-        scaler.step(optimizer)  # leaves the step out if a gradient overflowed, as happens while it finds its scale
+        scaler.step(optimizer)
         scaler.update()
+        norm = norm if math.isfinite(norm) else 0.0
     else:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    return norm
 
 
 def compile_layers(model: Any) -> None:

@@ -18,7 +18,13 @@ OPTIMIZER_COPIES = 3
 
 
 def refuse_unstartable(job: TrainingJob, folder: Path, data: TokenFile) -> None:
-    """Raise MedcodeError if there is nothing to train on, an example is too long, or nothing can be written."""
+    """Raise MedcodeError if there is nothing to train on, an example is too long, settings contradict each other, or
+    nothing can be written."""
+    if job.compute.sharding == "full" and (job.training.mode == "qlora" or job.compute.precision == "fp16"):
+        raise MedcodeError(
+            "compute.sharding full: not with training.mode qlora or compute.precision fp16, whose weights and scales "
+            "cannot be shared out; set sharding to none"
+        )
     if not len(data):
         raise MedcodeError(
             f"table {job.recipe}.tokens: no example in the train split; look at {job.recipe}/examples and data.systems, "

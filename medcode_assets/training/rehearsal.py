@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from medcode_assets.training.live_memory import Bytes, LiveMemory
+    from medcode_assets.training.steps import RowComputer
 
 PLANNED = "medcode_planned"
 """Name under which transformers finds the attention of a rehearsal for CUDA."""
@@ -184,26 +185,26 @@ def _rehearse(stage: Stage, lengths: Lengths) -> "dict[str, Bytes]":
             parameter.register_post_accumulate_grad_hook(lambda p: memory.belongs_to(p.grad, "gradients"))
 
         memory.enter_phase(FORWARD)
-        rows = Rows(lengths, stage.objective)
-        _computer(stage, model).gradients(rows, range(len(rows)), seed=0, step=0)  # type: ignore[arg-type]
+        rows: Any = Rows(lengths, stage.objective)
+        computer = computer_for(model, stage.objective, stage.training, stage.precision.compute)
+        computer.gradients(rows, range(len(rows)), seed=0, step=0)
         memory.enter_phase(STEP)
         if stage.summed:
             _flat = torch.nn.utils.parameters_to_vector([p.grad for p in parameters.values() if p.grad is not None])
             del _flat
-        clip_and_step(optimizer, list(parameters.values()), stage.training.max_grad_norm, None)
+        clip_and_step(optimizer, stage.training.learning_rate, stage.training.max_grad_norm, None)
         return memory.peaks
 
 
-def _computer(stage: Stage, model: Any) -> Any:
-    """Return what computes a row: all examples in one, on fake tensors of the CPU."""
+def computer_for(model: Any, objective: str, training: TrainingSettings, compute: "torch.dtype") -> "RowComputer":
+    """Return what computes a step's examples in one row on the CPU, or on fakes of it."""
     from medcode_assets.training.objectives.dpo import DirectPreference
     from medcode_assets.training.objectives.sft import SupervisedFineTuning
     from medcode_assets.training.steps import RowComputer
     from medcode_assets.training.world import World
 
-    objective = SupervisedFineTuning() if stage.objective == "sft" else DirectPreference(beta=0.1)
-    packed = packs(stage.training, model)
-    return RowComputer(model, objective, packed, 0, "cpu", stage.precision.compute, World(), rows=1)
+    chosen = SupervisedFineTuning() if objective == "sft" else DirectPreference(beta=0.1)
+    return RowComputer(model, chosen, packs(training, model), 0, "cpu", compute, World(), rows=1)
 
 
 def _alike(config: "PretrainedConfig") -> bool:

@@ -122,8 +122,9 @@ class RowComputer:
         lengths = [sum(int(data.lengths[name][place]) for name in self.objective.columns) for place in places]
         deal = balanced_rows if self.packed else grouped_rows
         dealt = [([places[index] for index in row], True) for row in deal(lengths, rows or self.rows)]
-        if self.world.sharded:
-            # Its processes exchange weights in every forward pass: each needs as many rows as the others.
+        if self.world.sharded or len(dealt) < self.world.size:
+            # Shares of weights are exchanged in every forward pass: each process needs as many rows as the others.
+            # And each needs at least one, or it would have neither gradients nor metrics to add to theirs.
             dealt += [([places[0]], False)] * (-len(dealt) % self.world.size)
         return list(enumerate(dealt))[self.world.rank :: self.world.size]
 

@@ -83,6 +83,7 @@ def tracked_run(
     """
     _quiet_mlflow()
     from mlflow import MlflowClient
+    from mlflow.entities import RunTag
 
     folder = (home / "mlruns").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +96,7 @@ def tracked_run(
     run_id = _known_run(client, run_id) or _new_run(client, experiment_id, parameters)
     tracked = TrackedRun(client, run_id, experiment_id, uri)
     try:
-        for name, value in tags.items():
-            client.set_tag(run_id, name, value)
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         yield tracked
     except BaseException as error:
         tracked.end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
@@ -126,9 +126,10 @@ def _known_run(client: "MlflowClient", run_id: str | None) -> str | None:
 
 
 def _new_run(client: "MlflowClient", experiment_id: str, parameters: Mapping[str, Any]) -> str:
+    from mlflow.entities import Param
+
     run_id: str = client.create_run(experiment_id).info.run_id
-    for name, value in parameters.items():
-        client.log_param(run_id, name, value)
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
     return run_id
 
 

@@ -124,11 +124,12 @@ def shard(model: Any, world: World, compute: "torch.dtype") -> None:
         raise MedcodeError("compute.sharding full: weights in 4 bits cannot be shared out; set training.mode=lora")
     # On the model's device, which need not be the one that torch would choose on this machine.
     mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
-    # Summed, not averaged: the loss is divided by the whole step's weight.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    for layer in decoder_layers(model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy).set_gradient_divide_factor(1.0)
-    fully_shard(model, mesh=mesh, mp_policy=policy).set_gradient_divide_factor(1.0)
+    for module in (*decoder_layers(model), model):
+        shared = fully_shard(module, mesh=mesh, mp_policy=policy)
+        # Summed, not averaged: the loss is divided by the whole step's weight. And by a plain sum: gloo has no other.
+        shared.set_gradient_divide_factor(1.0)
+        shared.set_force_sum_reduction_for_comms(True)
     _assert_shared_out(model, world)
 
 

@@ -26,8 +26,11 @@ def test_file_then_environment_then_flags(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("lora: {rank: 2}", "lora.rank: no such setting"),
-        ("lora: {r: 0}", "lora.r: Input should be greater than or equal to 1"),
+        ("lora: {rank: 2}", "line 1: lora.rank: no such setting"),
+        ("model:\n  base: embedded\nlora:\n  alpha: 4\n  r: 0\n", "line 5: lora.r: Input should be greater"),
+        ("training:\n  mode: full\n  start_from: a\n", "line 1: training: Value error, start_from names an adapter"),
+        ("# c\ncompute: {machines: 2}", "line 2: compute: Value error, several machines need `rendezvous`"),
+        ("search: {learning_rate: [1, 0.1]}", "line 1: search: Value error, learning_rate: give the least and"),
         ("- a", "not a mapping of sections"),
         ("lora: [", "not YAML (line 1)"),
     ],

@@ -23,7 +23,7 @@ RAW = [
     "d_hcpcs",
     "notes",
 ]
-RECIPE = ["examples", "base_model", "tokens", "adapter", "evaluation", "bundle", "gguf"]
+RECIPE = ["examples", "base_model", "tokens", "adapter", "evaluation", "bundle", "gguf", "search"]
 
 
 def test_every_asset_of_the_main_job_is_there(tmp_path: Path) -> None:
@@ -82,13 +82,24 @@ def test_a_launchpad_value_out_of_bounds_is_refused() -> None:
 
 def test_run_config_fits_the_assets(tmp_path: Path) -> None:
     definitions = build_definitions(tmp_path, Settings())
-    keys = definitions.resolve_asset_graph().get_all_asset_keys()
-    config = run_config(keys, Settings(), drop_existing=True)
-    assert set(config["ops"]) == {"__".join(key.path) for key in keys}
-    assert dg.validate_run_config(definitions.resolve_job_def("icd"), config)
+    for job, last in (("icd", "gguf"), ("search", "search")):
+        keys = dg.AssetSelection.assets(["icd", last]).upstream().resolve(definitions.resolve_asset_graph())
+        config = run_config(keys, Settings(), drop_existing=True)
+        assert set(config["ops"]) == {"__".join(key.path) for key in keys}
+        assert dg.validate_run_config(definitions.resolve_job_def(job), config)
     of_assets = {section for sections in SECTIONS.values() for section in sections}
     # The other two are those of a resource, and of the sensor and the schedule.
     assert of_assets == set(Settings.model_fields) - {"warehouse", "automation"}
+
+
+def test_nothing_searches_by_itself(tmp_path: Path) -> None:
+    definitions = build_definitions(tmp_path, Settings())
+    graph = definitions.resolve_asset_graph()
+    search = dg.AssetKey(["icd", "search"])
+    assert search not in dg.AssetSelection.assets(["icd", "gguf"]).upstream().resolve(graph)
+    for job in ("icd", "prepare"):
+        assert search not in definitions.resolve_job_def(job).asset_layer.executable_asset_keys
+    assert graph.get(search).automation_condition is None
 
 
 def test_the_two_instance_files_agree() -> None:

@@ -3,46 +3,77 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 
+from .background import in_background, started
+
+TOKENIZE = ["--base-model=embedded", "--set=data.max_prompt_tokens=256"]
 SMALL = [
-    "--base-model=embedded",
-    "--set=training.epochs=0.5",
+    *TOKENIZE,
+    "--set=training.epochs=0.3",
     "--set=training.gradient_checkpointing=false",
     "--set=training.learning_rate=3e-3",
     "--set=training.batch_size=16",
     "--set=training.gradient_accumulation=1",
-    "--set=evaluation.max_documents=24",
-    "--set=data.max_prompt_tokens=256",
+    "--set=evaluation.max_documents=8",
 ]
 
 
-def medcode(*arguments: str | Path, home: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+def start(
+    *arguments: str | Path, home: Path | None, more: dict[str, str] | None = None, **options: Any
+) -> "subprocess.Popen[str]":
+    """Start `medcode` as from a fresh shell, with MEDCODE_HOME unless `home` is None; errors are in `stderr`.
+
+    One thread each: several run at once, and OpenMP's threads wait for each other by spinning.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("DAGSTER_", "MEDCODE_"))}
-    return subprocess.run(
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(more or {})}
+    environment |= {} if home is None else {"MEDCODE_HOME": str(home)}
+    return subprocess.Popen(
         [sys.executable, "-m", "medcode_assets", *map(str, arguments)],
-        env={**environment, "MEDCODE_HOME": str(home), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
+        env=environment,
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, **options},
     )
+
+
+def medcode(*arguments: str | Path, home: Path, timeout: int = 600) -> "subprocess.CompletedProcess[str]":
+    """Run `medcode` to its end."""
+    with start(*arguments, home=home, stdout=subprocess.PIPE) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def background(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, "Future[Any]"]]:
+    """The long work that the chosen tests ask for, under way from the first test on."""
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    with started(wanted, tmp_path_factory.mktemp) as work:
+        yield work
 
 
 @dataclass(frozen=True)
 class Job:
     home: Path
     mimic_dir: Path
-    result: subprocess.CompletedProcess[str]
+    result: "subprocess.CompletedProcess[str]"
 
 
-@pytest.fixture(scope="session")
-def mimic_iv_job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    home = tmp_path_factory.mktemp("home")
-    mimic_dir = write_synthetic_mimic(home / "small", release="mimic-iv", admissions=300, seed=1)
-    result = medcode("run", "--mimic-dir", mimic_dir, "--dataset-version", "mimic-iv", *SMALL, home=home)
-    return Job(home, mimic_dir, result)
+@in_background
+def mimic_iv_job(folder: Path) -> Job:
+    mimic_dir = write_synthetic_mimic(folder / "small", release="mimic-iv", admissions=300, seed=1)
+    arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iv", *SMALL]
+    return Job(folder, mimic_dir, medcode("run", *arguments, home=folder))

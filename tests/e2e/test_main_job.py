@@ -11,6 +11,7 @@ from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 from medcode_serving.bundle import latest_bundle
 from medcode_serving.errors import MedcodeError
 
+from .background import in_background
 from .conftest import SMALL, Job, medcode
 
 
@@ -63,13 +64,18 @@ def test_predict_answers_without_a_server(mimic_iv_job: Job, tmp_path: Path) -> 
     assert all(0 <= code["probability"] <= 1 for code in answer["codes"])
 
 
-def test_mimic_iii_in_upper_case(tmp_path: Path) -> None:
-    mimic_dir = write_synthetic_mimic(tmp_path / "iii", release="mimic-iii", admissions=200, seed=2)
-    assert (mimic_dir / "NOTEEVENTS.csv.gz").exists()
+@in_background
+def mimic_iii_job(folder: Path) -> Job:
+    mimic_dir = write_synthetic_mimic(folder / "iii", release="mimic-iii", admissions=200, seed=2)
     arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iii", *SMALL]
-    result = medcode("run", *arguments, "--set=evaluation.untuned_base=false", home=tmp_path / "home")
-    assert result.returncode == 0, result.stderr
-    bundle = latest_bundle(tmp_path / "home" / "bundles", "icd")
+    home = folder / "home"
+    return Job(home, mimic_dir, medcode("run", *arguments, "--set=evaluation.untuned_base=false", home=home))
+
+
+def test_mimic_iii_in_upper_case(mimic_iii_job: Job) -> None:
+    assert (mimic_iii_job.mimic_dir / "NOTEEVENTS.csv.gz").exists()
+    assert mimic_iii_job.result.returncode == 0, mimic_iii_job.result.stderr
+    bundle = latest_bundle(mimic_iii_job.home / "bundles", "icd")
     assert bundle.manifest.data.release == "mimic-iii"
 
 

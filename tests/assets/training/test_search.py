@@ -1,6 +1,6 @@
 """Real studies of real trainings: tiny models, Optuna's and MLflow's sqlite files."""
 
-import json
+import math
 import multiprocessing
 import os
 import signal
@@ -14,10 +14,12 @@ from medcode_assets.artifacts import made
 from medcode_assets.config import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.evaluation.plots import search_trials
 from medcode_assets.recipes.searching import find_settings, use_best
-from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult
+from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, read_job
 from medcode_assets.training.loop import train
+from medcode_assets.training.progress import LogMetrics
 from medcode_assets.training.search import Search, data_folder, run_search, suggest
 from medcode_assets.training.study import Found, open_study
+from medcode_assets.training.tracking import TrackedRun
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 from tests.assets.training.jobs import LEARNABLE, tiny_base, write_examples
@@ -34,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 
 @pytest.fixture
 def search(base: LocalModel, home: Path) -> Search:
-    """Return a search of three trials, its tokens written."""
+    """Return a search of three trials that pretend to train, its tokens written."""
     job = TrainingJob(
         recipe="icd",
         base_model=base.id,
@@ -48,7 +50,7 @@ def search(base: LocalModel, home: Path) -> Search:
     )
     folder = home / "searching"
     fill(folder, job)
-    return Search(job, SearchSettings(trials=3, **SPACE), folder, train, home, {"medcode.dagster_run": "run-1"})
+    return Search(job, SearchSettings(trials=3, **SPACE), folder, pretend, home, {"medcode.dagster_run": "run-1"})
 
 
 def fill(folder: Path, job: TrainingJob) -> None:
@@ -56,6 +58,16 @@ def fill(folder: Path, job: TrainingJob) -> None:
     tokens.mkdir(parents=True)
     write_examples(tokens / TRAIN, LEARNABLE)
     write_examples(tokens / VALIDATION, LEARNABLE[:8])
+
+
+def pretend(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
+    """Train nothing: the validation loss follows from the settings, so that a test of the study takes no time."""
+    job = read_job(folder)
+    loss = abs(math.log(job.training.learning_rate / 8e-3)) + job.lora.dropout + 1 / job.lora.r
+    looks = [(step, {"loss": loss + 1 / step}) for step in (2, 4, 6, 8)]
+    for step, look in looks:
+        on_metrics(step, {"validation_loss": look["loss"]})
+    return TrainingResult(steps=8, validation=looks)
 
 
 def asking(search: Search, trials: int) -> Search:
@@ -66,9 +78,9 @@ def settings_of(found: Found) -> list[dict[str, float]]:
     return [trial.settings for trial in found.trials]
 
 
-def test_a_study_tries_the_settings_given_first_and_finds_the_best(search: Search) -> None:
-    found, _ = run_search(search)
-    assert [trial.state for trial in found.trials] == ["complete"] * 3
+def test_a_study_trains_with_the_settings_given_first_and_finds_the_best(search: Search) -> None:
+    found, parent = run_search(replace(asking(search, 2), train=train))
+    assert [trial.state for trial in found.trials] == ["complete"] * 2
     assert found.trials[0].settings == {
         "training.learning_rate": 1e-2,
         "lora.r": 2,
@@ -83,12 +95,27 @@ def test_a_study_tries_the_settings_given_first_and_finds_the_best(search: Searc
         assert trial.seconds > 0
     left = [path.name for path in data_folder(search.folder, search.job.fingerprint).iterdir()]
     assert sorted(left) == [TRAIN, VALIDATION]
+    _in_mlflow(found, parent)
+
+
+def _in_mlflow(found: Found, parent: TrackedRun) -> None:
+    """Check that there is a run for the study and a child for each trial."""
+    client = parent.client
+    study = client.get_run(parent.run_id)
+    assert study.info.status == "FINISHED"
+    assert study.data.tags["medcode.dagster_run"] == "run-1"
+    assert study.data.metrics["best_validation_loss"] == pytest.approx(found.best_value)
+    children = client.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    assert {child.info.run_id for child in children} == {trial.mlflow_run for trial in found.trials}
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert {"loss", "learning_rate", "tokens_per_second", "validation_loss"} <= set(child.data.metrics)
+        assert set(child.data.params) == {"training.learning_rate", "lora.r", "lora.alpha", "lora.dropout"}
+        assert len(client.get_metric_history(child.info.run_id, "validation_loss")) == 4
 
 
 def test_more_trials_go_on_as_if_they_had_been_asked_for_at_once(search: Search, home: Path, tmp_path: Path) -> None:
     first, parent = run_search(search)
-    again, _ = run_search(search)
-    assert settings_of(again) == settings_of(first)
     more, same_parent = run_search(asking(search, 5))
     assert settings_of(more)[:3] == settings_of(first)
     assert more.counted == 5
@@ -101,30 +128,13 @@ def test_more_trials_go_on_as_if_they_had_been_asked_for_at_once(search: Search,
     assert [trial.value for trial in at_once.trials] == [trial.value for trial in more.trials]
 
 
-def test_mlflow_has_a_run_for_the_study_and_a_child_for_each_trial(search: Search) -> None:
-    found, parent = run_search(asking(search, 2))
-    client = parent.client
-    study = client.get_run(parent.run_id)
-    assert study.info.status == "FINISHED"
-    assert study.data.tags["medcode.dagster_run"] == "run-1"
-    assert study.data.metrics["best_validation_loss"] == pytest.approx(found.best_value)
-    children = client.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
-    assert {child.info.run_id for child in children} == {trial.mlflow_run for trial in found.trials}
-    for child in children:
-        assert child.info.status == "FINISHED"
-        assert {"loss", "learning_rate", "tokens_per_second", "validation_loss"} <= set(child.data.metrics)
-        assert set(child.data.params) == {"training.learning_rate", "lora.r", "lora.alpha", "lora.dropout"}
-        looks = client.get_metric_history(child.info.run_id, "validation_loss")
-        assert len(looks) == 4
-
-
 def test_a_hopeless_learning_rate_is_given_up_early(search: Search) -> None:
-    found, parent = run_search(search)
+    found, parent = run_search(replace(search, train=train))
     with open_study(search.folder, search.job.fingerprint) as study:
         study.enqueue_trial({"training.learning_rate": HOPELESS, "lora.r": 2, "lora.dropout": 0.0})
     steps: list[int] = []
 
-    def watched(folder: Path, on_metrics) -> TrainingResult:
+    def watched(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
         return train(folder, lambda step, metrics: (steps.append(step), on_metrics(step, metrics)))
 
     with pytest.warns(UserWarning, match="out of range"):
@@ -141,13 +151,13 @@ def test_a_hopeless_learning_rate_is_given_up_early(search: Search) -> None:
 def test_a_trial_that_fails_says_why_and_the_others_go_on(search: Search) -> None:
     calls = iter(range(10))
 
-    def second_fails(folder: Path, on_metrics) -> TrainingResult:
+    def second_fails(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
         call = next(calls)
         if call == 1:
             raise MedcodeError("training step 3: loss jumped")
         if call == 2:
             raise MemoryError
-        return train(folder, on_metrics)
+        return pretend(folder, on_metrics)
 
     found, parent = run_search(replace(search, train=second_fails))
     assert [(trial.state, trial.reason) for trial in found.trials] == [
@@ -159,23 +169,23 @@ def test_a_trial_that_fails_says_why_and_the_others_go_on(search: Search) -> Non
 
 
 def test_where_every_trial_fails_there_is_one_error_and_the_next_start_begins_again(search: Search) -> None:
-    def fails(folder: Path, on_metrics) -> TrainingResult:
+    def fails(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
         raise MedcodeError("no room")
 
     with pytest.raises(
-        MedcodeError, match=r"^search: all 3 trials failed, for 1 different reasons, the first: no room"
+        MedcodeError, match=r"^search: all 2 trials failed, for 1 different reasons, the first: no room"
     ):
-        run_search(replace(search, train=fails))
-    found, _ = run_search(search)
-    assert [trial.state for trial in found.trials] == ["failed"] * 3 + ["complete"] * 3
+        run_search(replace(asking(search, 2), train=fails))
+    found, _ = run_search(asking(search, 2))
+    assert [trial.state for trial in found.trials] == ["failed"] * 2 + ["complete"] * 2
 
 
 def _until_killed(search: Search, begun: Path) -> None:
-    def hangs_at_the_second(folder: Path, on_metrics) -> TrainingResult:
-        if json.loads((folder / "job.json").read_text())["fingerprint"].endswith("-1"):
+    def hangs_at_the_second(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
+        if read_job(folder).fingerprint.endswith("-1"):
             begun.touch()
             time.sleep(60)
-        return train(folder, on_metrics)
+        return pretend(folder, on_metrics)
 
     run_search(replace(search, train=hangs_at_the_second))
 
@@ -192,13 +202,13 @@ def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(search: Search, 
     os.kill(process.pid, signal.SIGKILL)
     process.join()
 
-    found, parent = run_search(search)
-    assert [trial.state for trial in found.trials] == ["complete", "cut off", "complete", "complete"]
+    found, parent = run_search(asking(search, 2))
+    assert [trial.state for trial in found.trials] == ["complete", "cut off", "complete"]
     assert found.trials[1].settings == found.trials[2].settings
-    assert found.counted == 3
+    assert found.counted == 2
     assert parent.client.get_run(found.trials[1].mlflow_run).info.status == "KILLED"
 
-    undisturbed = replace(search, folder=tmp_path / "other")
+    undisturbed = replace(asking(search, 2), folder=tmp_path / "other")
     fill(undisturbed.folder, search.job)
     other, _ = run_search(undisturbed)
     assert other.best == found.best
@@ -209,15 +219,15 @@ def test_a_trial_that_always_ends_with_its_process_does_not_hold_up_the_others(s
     class Killed(BaseException):
         pass
 
-    def dies(folder: Path, on_metrics) -> TrainingResult:
+    def dies(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
         raise Killed
 
     for _ in range(3):
         with pytest.raises(Killed):
             run_search(replace(search, train=dies))
-    found, _ = run_search(search)
-    assert [trial.state for trial in found.trials] == ["cut off", "cut off", "failed", "complete", "complete"]
-    assert found.counted == 3
+    found, _ = run_search(asking(search, 2))
+    assert [trial.state for trial in found.trials] == ["cut off", "cut off", "failed", "complete"]
+    assert found.counted == 2
 
 
 def test_full_fine_tuning_searches_the_learning_rate_alone(search: Search) -> None:
@@ -234,7 +244,7 @@ def test_what_was_found_is_sealed_and_feeds_the_adapter_by_choice(search: Search
     with pytest.raises(MedcodeError, match="materialize asset icd/search first"):
         use_best(target, "icd", lora, training, said.append)
 
-    find_settings(search, target, anew=False)
+    find_settings(asking(search, 2), target, anew=False)
     facts = made(target)
     best = facts["best"]
     lora, training = use_best(target, "icd", lora, training, said.append)
@@ -243,12 +253,12 @@ def test_what_was_found_is_sealed_and_feeds_the_adapter_by_choice(search: Search
     assert training.learning_rate == best["training.learning_rate"]
     assert (lora.target_modules, training.epochs) == (["q_proj"], 7)
     assert "training.learning_rate=" in said[0]
-    assert len(facts["trials"]) == 3
+    assert len(facts["trials"]) == 2
     assert not (search.folder / "tokens").exists()
 
     fill(search.folder, search.job)
-    find_settings(search, target, anew=True)
-    assert len(made(target)["trials"]) == 3
+    find_settings(asking(search, 1), target, anew=True)
+    assert len(made(target)["trials"]) == 1
 
 
 def test_the_picture_draws_with_and_without_trials() -> None:

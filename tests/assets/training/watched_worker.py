@@ -1,7 +1,8 @@
-"""A training's worker that is watched: `watched_worker.py FOLDER`; what the environment asks for is done to it.
+"""A training's worker that things are done to: `watched_worker.py FOLDER`, as the environment asks.
 
-KILL_RANK, KILL_STEP   this process kills itself, as the kernel would, after so many steps of the first start
-SHARES                 each process writes `shares-<rank>.json` into the folder: numbers it holds, and in all
+    KILL_STEP   the second process kills itself, as the kernel would, after so many steps of the first start
+    STOP_STEP   all processes stop after so many steps, and start again at once
+    SHARES      each process writes `shares-<rank>.json` into the folder: by weight, the numbers it holds, and all
 """
 
 import json
@@ -13,25 +14,46 @@ from typing import Any
 
 from medcode_assets.training import keeping, loop, worker
 
+RANK = os.environ["RANK"]
+
+
+class Stopped(Exception):
+    pass
+
 
 def main(folder: Path) -> int:
-    rank, first_start = int(os.environ["RANK"]), os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    save, shard = keeping.Keeper.save_if_due, loop.shard
+    if "SHARES" in os.environ:
+        count_shares(folder)
+    save = keeping.Keeper.save_if_due
 
-    def save_then_die(keeper: Any, result: Any) -> None:
+    def save_and_end(keeper: Any, result: Any) -> None:
         save(keeper, result)
-        if first_start and os.environ.get("KILL_RANK") == str(rank) and result.steps == int(os.environ["KILL_STEP"]):
+        if os.environ.get("KILL_STEP") == str(result.steps) and (RANK, restarts()) == ("1", "0"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("STOP_STEP") == str(result.steps):
+            del os.environ["STOP_STEP"]
+            raise Stopped
+
+    keeping.Keeper.save_if_due = save_and_end  # type: ignore[method-assign]
+    try:
+        return worker.main(folder)
+    except Stopped:
+        return worker.main(folder)
+
+
+def restarts() -> str:
+    return os.environ["TORCHELASTIC_RESTART_COUNT"]
+
+
+def count_shares(folder: Path) -> None:
+    shard = loop.shard
 
     def shard_and_count(model: Any, *rest: Any) -> None:
         shard(model, *rest)
-        held = {name: (p.to_local().numel(), p.numel()) for name, p in model.named_parameters()}
-        (folder / f"shares-{rank}.json").write_text(json.dumps(held))
+        held = {name: (weight.to_local().numel(), weight.numel()) for name, weight in model.named_parameters()}
+        (folder / f"shares-{RANK}.json").write_text(json.dumps(held))
 
-    keeping.Keeper.save_if_due = save_then_die  # type: ignore[method-assign]
-    if "SHARES" in os.environ:
-        loop.shard = shard_and_count
-    return worker.main(folder)
+    loop.shard = shard_and_count
 
 
 if __name__ == "__main__":
