@@ -47,19 +47,14 @@ DISTILLED = {"hidden_size": 1_536, "intermediate_size": 8_960, "num_hidden_layer
 
 @dataclass
 class Example:
+    """One answer to a prompt, or in a preference pair the chosen and the rejected one."""
+
     prompt: np.ndarray
     answers: list[np.ndarray]
 
     @property
-    def ids(self) -> np.ndarray:
-        return np.concatenate([self.prompt, self.answers[0]])
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.concatenate([np.full(len(self.prompt), IGNORED), self.answers[0]])
-
-    @property
     def tokens(self) -> int:
+        """Real tokens; a pair's prompt counts once."""
         return len(self.prompt) + sum(map(len, self.answers))
 
 
@@ -110,14 +105,13 @@ def shape_of(options: argparse.Namespace) -> dict[str, Any]:
 def make_examples(options: argparse.Namespace) -> list[Example]:
     """Make the run's examples; the same options give the same."""
     random = np.random.default_rng(options.seed)
-    vocabulary = VOCABULARY
     normal = NormalDist(math.log(MEDIAN), SIGMA)
     shares = (random.permutation(options.examples) + 0.5) / options.examples
     examples = []
     for share in shares:  # evenly through the distribution, so that few examples have its mean
         length = int(np.clip(math.exp(normal.inv_cdf(float(share))), SHORTEST, options.longest))
         sizes = [int(random.integers(20, 121)) for _ in range(2 if options.pairs else 1)]
-        prompt, *rest = (random.integers(2, vocabulary, size) for size in (length - max(sizes), *sizes))
+        prompt, *rest = (random.integers(2, VOCABULARY, size) for size in (length - max(sizes), *sizes))
         examples.append(Example(prompt, rest))
     return examples
 
@@ -182,19 +176,13 @@ def medcode(batch_size: int = 4, **training: Any) -> Train:
 
         folder = Path(tempfile.mkdtemp(dir=work))
         write_token_files(folder, examples, options.pairs)
+        settings = {"epochs": 1.0, "learning_rate": STILL, "metric_documents": 0, "batch_size": batch_size, **training}
+        settings["gradient_accumulation"] = options.per_step // batch_size
+        settings["gradient_checkpointing"] = options.gradient_checkpointing
         job = {
             **{"recipe": "icd", "base_model": "benchmark", "base_path": work / "base", "base_revision": ""},
             **{"objective": "dpo" if options.pairs else "sft", "fingerprint": "", "logging_steps": 1},
-            **{"compute": {"device": options.device}, "lora": LORA},
-            "training": {
-                "epochs": 1.0,
-                "learning_rate": STILL,
-                "batch_size": batch_size,
-                "gradient_accumulation": options.per_step // batch_size,
-                "gradient_checkpointing": options.gradient_checkpointing,
-                "metric_documents": 0,
-                **training,
-            },
+            **{"compute": {"device": options.device}, "lora": LORA, "training": settings},
         }
         write_job(folder, TrainingJob.model_validate(job))
 
@@ -316,46 +304,37 @@ def load_base(options: argparse.Namespace, work: Path) -> Any:
 def trainer_settings(options: argparse.Namespace, work: Path, batch_size: int, accumulation: int) -> dict[str, Any]:
     """Return what both Trainers are told."""
     return {
-        "output_dir": str(work / "trainer"),
-        "per_device_train_batch_size": batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "num_train_epochs": 1,
-        "learning_rate": STILL,
-        "gradient_checkpointing": options.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "bf16": options.device == "cuda",
-        "seed": options.seed,
-        "use_cpu": options.device == "cpu",
-        "dataloader_pin_memory": options.device == "cuda",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
+        **{"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation},
+        **{"num_train_epochs": 1, "learning_rate": STILL, "bf16": options.device == "cuda"},
+        **{"gradient_checkpointing": options.gradient_checkpointing},
+        **{"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        **{"use_cpu": options.device == "cpu", "dataloader_pin_memory": options.device == "cuda"},
+        **{"output_dir": str(work / "trainer"), "save_strategy": "no", "logging_strategy": "no"},
+        **{"report_to": "none", "disable_tqdm": True, "seed": options.seed},
     }
 
 
 def as_dataset(examples: Sequence[Example]) -> Any:
     from datasets import Dataset
 
-    return Dataset.from_dict(
-        {"input_ids": [example.ids for example in examples], "labels": [example.labels for example in examples]}
-    )
+    ids = [np.concatenate([example.prompt, example.answers[0]]) for example in examples]
+    labels = [np.concatenate([np.full_like(example.prompt, IGNORED), example.answers[0]]) for example in examples]
+    return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
 def padding(to: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
     """Return a collator that pads to a length, or to the longest if that is more."""
     import torch
 
+    def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+        tensor = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, fill)
+        return torch.nn.functional.pad(tensor, (0, max(0, to - tensor.shape[1])), value=fill)
+
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        width = max(to, *(len(row["input_ids"]) for row in rows))
-        fill = {"input_ids": PAD, "labels": IGNORED, "attention_mask": 0}
-        batch = {name: torch.full((len(rows), width), value) for name, value in fill.items()}
-        for number, row in enumerate(rows):
-            length = len(row["input_ids"])
-            batch["input_ids"][number, :length] = torch.tensor(row["input_ids"])
-            batch["labels"][number, :length] = torch.tensor(row["labels"])
-            batch["attention_mask"][number, :length] = 1
-        return batch
+        ids = [row["input_ids"] for row in rows]
+        mask = padded([[1] * len(row) for row in ids], 0)
+        labels = padded([row["labels"] for row in rows], IGNORED)
+        return {"input_ids": padded(ids, PAD), "labels": labels, "attention_mask": mask}
 
     return collate
 
@@ -415,23 +394,14 @@ def show(found: dict[str, dict[str, float]], options: argparse.Namespace, flops:
     """Print what was measured as a table, with the ratios of medcode's usual path to each."""
     ours = found.get("shared" if options.pairs else "medcode") or next(iter(found.values()))
     unit = "CPU-second" if options.device == "cpu" else "second"
-    heads = ["", f"tokens / {unit}", "ours over it", "peak MB", "grown MB", "ours over it", "warm-up s", "mean loss"]
-    rows = [
-        [
-            CONTENDERS[name][0],
-            f"{one['speed']:,.0f}",
-            f"{ours['speed'] / one['speed']:.2f}",
-            f"{one['peak']:,.0f}",
-            f"{one['grown']:,.0f}",
-            f"{ours['grown'] / one['grown']:.2f}",
-            f"{one['warm-up']:.1f}",
-            f"{one['loss']:.7f}",
-            *([f"{one['speed'] * flops / options.peak_tflops / 1e12:.1%}"] if options.device == "cuda" else []),
-        ]
-        for name, one in found.items()
-    ]
-    for row in [heads + ["model FLOPs used"] * (options.device == "cuda"), ["---"] * len(rows[0]), *rows]:
-        print("| " + " | ".join(row) + " |")
+    print(f"\n| | tokens / {unit} | ours over it | peak MB | grown MB | ours over it | warm-up s | mean loss |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, one in found.items():
+        speed, grown = ours["speed"] / one["speed"], ours["grown"] / one["grown"]
+        print(f"| {CONTENDERS[name][0]} | {one['speed']:,.0f} | {speed:.2f} | {one['peak']:,.0f} ", end="")
+        print(f"| {one['grown']:,.0f} | {grown:.2f} | {one['warm-up']:.1f} | {one['loss']:.7f} |")
+        if options.device == "cuda":
+            print(f"model FLOPs utilisation {one['speed'] * flops / options.peak_tflops / 1e12:.1%}")
     losses = [one["loss"] for one in found.values()]
     difference = max(losses) - min(losses)
     print(f"\nmean losses differ by {difference:.1e} at most")

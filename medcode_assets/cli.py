@@ -185,6 +185,26 @@ def demo(output_dir: OutputDir = None, admissions: Annotated[int, typer.Option(m
 
 
 @app.command()
+def plan(
+    base_model: BaseModel = None,
+    config: Config = None,
+    device: Device = None,
+    set_: Set = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of a typical note, with its codes.")] = 2500,
+    longest: Annotated[int, typer.Option(help="Tokens of the longest one.")] = 4096,
+    examples: Annotated[int, typer.Option(min=1, help="Notes an epoch.")] = 100_000,
+    output_dir: OutputDir = None,
+) -> None:
+    """Show how much memory a training takes, what fits on which GPU, and about how long and dear it is there."""
+    from medcode_assets.config import load_settings, parse_assignments
+    from medcode_assets.planning_command import print_plan
+
+    flags = {key: value for key, value in (("model.base", base_model), ("compute.device", device)) if value is not None}
+    settings = load_settings(config, {**flags, **parse_assignments(set_ or [])})
+    print_plan(settings, output_dir or medcode_home(), tokens=tokens, longest=longest, examples=examples)
+
+
+@app.command()
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,

@@ -16,7 +16,9 @@ from medcode_assets.training.job import (
     WEIGHTS,
     TrainingJob,
     TrainingResult,
+    finished,
     read_job,
+    read_result,
     write_job,
 )
 from medcode_assets.training.token_file import write_tokens
@@ -150,7 +152,7 @@ def fit_adapter(
         making(target, job.fingerprint) as (aside, facts),
     ):
         write_job(folder, job.model_copy(update={"mlflow_run": run.run_id, "mlflow_uri": run.uri}))
-        result = train()
+        result = read_result(folder) if finished(folder) else train()
         shutil.move(folder / WEIGHTS, aside / "weights")
         facts.update(
             training_facts(result),

@@ -10,6 +10,7 @@ refuses a padding mask and a cache. For generation call `model.set_attn_implemen
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from medcode_serving.errors import MedcodeError
@@ -101,6 +102,10 @@ def packed_attention(
 
     if layout is None or attention_mask is not None or query.shape[2] != key.shape[2]:
         raise MedcodeError("packed attention is for training rows only; for generation set attn_implementation sdpa")
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave fp32 where the weights are fp32, and FlashAttention takes halves only.
+        compute = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(compute), key.to(compute), value.to(compute)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not layout.branched and not dropout:
         return _varlen(query, key, value, layout, scaling), None
     parts = list(_attended(query, key, value, layout, scaling, dropout))
@@ -140,10 +145,9 @@ def _varlen(
     query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", layout: RowLayout, scale: float | None
 ) -> "torch.Tensor":
     """One FlashAttention call over all examples of a row (CUDA, half precision)."""
-    import torch
     from torch.nn.attention.varlen import varlen_attn
 
-    bounds = torch.tensor([0, *(span.end for span in layout.spans)], dtype=torch.int32, device=query.device)
+    bounds = _bounds(layout, query.device)
     longest = max(span.end - span.start for span in layout.spans)
     tokens_first = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     output: torch.Tensor = varlen_attn(
@@ -157,3 +161,11 @@ def _varlen(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.unsqueeze(0)
+
+
+@lru_cache(maxsize=2)
+def _bounds(layout: RowLayout, device: "torch.device") -> "torch.Tensor":
+    """Return where each example starts and the last one ends; copied to the device once a row, not once a layer."""
+    import torch
+
+    return torch.tensor([0, *(span.end for span in layout.spans)], dtype=torch.int32, device=device)

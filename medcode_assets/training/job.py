@@ -106,6 +106,11 @@ def read_result(folder: Path) -> TrainingResult:
         raise MedcodeError(f"{folder / RESULT}: the training left no result ({type(error).__name__})") from None
 
 
+def finished(folder: Path) -> bool:
+    """Whether a folder holds what a training came to, which nobody fetched yet."""
+    return (folder / RESULT).exists() and (folder / WEIGHTS).exists()
+
+
 def _write(file: Path, text: str) -> None:
     aside = file.with_suffix(".part")
     aside.write_text(text)

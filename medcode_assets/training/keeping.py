@@ -50,7 +50,8 @@ class Keeper:
         Raises:
             MedcodeError: it was made with other libraries or on another device, and `training.resume` is exact.
         """
-        if self.job.training.resume == "never" and not self.world.restarted:
+        # Restarted processes go on with what this very start came to. On several machines, not all may know of it.
+        if self.job.training.resume == "never" and not self.world.any(self.world.restarted):
             if self.world.first:
                 shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
             self.world.wait()

@@ -21,6 +21,8 @@ from medcode_serving.errors import MedcodeError
 WORKER = "medcode_assets.training.worker"
 LAUNCHER_PID = "MEDCODE_LAUNCHER_PID"
 """The process that waits for a training: its workers on the same machine end when it is gone."""
+FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Else torch 2.13 keeps one store through all restarts, where restarted processes find the addresses of dead ones."""
 SHUTDOWN_SECONDS = 10
 """For workers to end when torchrun is asked to; less than Dagster waits for torchrun."""
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -78,7 +80,7 @@ def torchrun_environment(compute: ComputeSettings) -> dict[str, str]:
     quiet = dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
     # torchrun would give each process one thread and say so.
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // compute.processes)))
-    return {**quiet, "OMP_NUM_THREADS": threads, LAUNCHER_PID: str(os.getpid())}
+    return {**quiet, FRESH_STORE: "1", "OMP_NUM_THREADS": threads, LAUNCHER_PID: str(os.getpid())}
 
 
 class Subprocesses:

@@ -132,8 +132,6 @@ def adapted(model: "PreTrainedModel", base: LocalModel, lora: LoraSettings, trai
 
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    if training.gradient_checkpointing:
-        model.enable_input_require_grads()
     try:
         adapted_model = get_peft_model(model, lora_config(lora))
     except ValueError:

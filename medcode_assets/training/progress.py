@@ -1,11 +1,14 @@
 """What a training tells while it runs: a bar on the terminal, metrics to MLflow and to whoever asks."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from medcode_assets.training.job import TrainingJob
 from medcode_assets.training.world import World
+
+logger = logging.getLogger(__name__)
 
 LogMetrics = Callable[[int, dict[str, float]], None]
 """Told (optimizer step, metrics by name)."""
@@ -50,11 +53,15 @@ def _mlflow_logger(job: TrainingJob) -> LogMetrics | None:
         return None
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
 
     client, run = MlflowClient(tracking_uri=job.mlflow_uri), job.mlflow_run
 
     def log(step: int, metrics: dict[str, float]) -> None:
         now = int(time.time() * 1000)
-        client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+        try:
+            client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+        except MlflowException as error:  # hours of training are worth more than a point of a curve
+            logger.warning("step %d: metrics not recorded in MLflow (%s)", step, type(error).__name__)
 
     return log

@@ -28,7 +28,7 @@ class FourBitLinear(nn.Linear):
         """Multiply as bitsandbytes does: in the arithmetic's format, the result in the input's."""
         shape = (self.out_features, self.in_features)
         multiplied: Any = _FourBitProduct.apply(input.to(self.compute), shape, self.bias)
-        return multiplied.to(input.dtype)  # type: ignore[no-any-return]
+        return multiplied.to(input.dtype)
 
 
 class _FourBitProduct(torch.autograd.Function):
@@ -62,7 +62,8 @@ class FourBitLora(nn.Module, LoraLayer):
             expected = result.dtype
             converts = not torch.is_autocast_enabled("cpu")
             if converts:
-                x = self._cast_input_dtype(x, self.lora_A[name].weight.dtype)
+                weight: Any = self.lora_A[name].weight
+                x = self._cast_input_dtype(x, weight.dtype)
             output = self.lora_B[name](self.lora_A[name](self.lora_dropout[name](x))) * self.scaling[name]
             result = result + (output.to(expected) if converts else output)
         return result

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 BUNDLE_TAG = "medcode.bundle"
 """Version of a bundle: on its model version, and on the run that trained its adapter."""
 DAGSTER_TAG = "medcode.dagster_run"
-LATEST_ALIAS = "latest"
+PUBLISHED = "published"
+"""The alias that follows LATEST; MLflow keeps `latest` for the highest number, which need not be what is served."""
 REGISTRY_RETRIES = 3
 """MLflow's own 7 would hold up a bundle for four minutes where the server is gone."""
 
@@ -40,7 +41,7 @@ class TrackedRun:
     @property
     def link(self) -> str | None:
         """The run's page; None if it is in a file, which has none until somebody starts a server over it."""
-        if not self.uri.startswith(("http://", "https://")):
+        if not _is_server(self.uri):
             return None
         return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
@@ -90,7 +91,9 @@ def tracked_run(
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri)
     known = client.get_experiment_by_name(experiment)
-    experiment_id = known.experiment_id if known else client.create_experiment(experiment, f"file://{folder}")
+    # A server keeps artifacts where it keeps them: no folder of this machine is any use to its readers.
+    artifacts = None if _is_server(uri) else f"file://{folder}"
+    experiment_id = known.experiment_id if known else client.create_experiment(experiment, artifacts)
     if parent is not None:
         tags = {**tags, "mlflow.parentRunId": parent.run_id}
     run_id = _known_run(client, run_id) or _new_run(client, experiment_id, parameters)
@@ -104,8 +107,13 @@ def tracked_run(
     client.set_terminated(run_id, tracked.ends_as)
 
 
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
 def _quiet_mlflow() -> None:
-    """Before MLflow is imported: no telemetry, and no line for every migration of a new store."""
+    """Before MLflow is imported: no telemetry, and no line for every run and every migration of a new store."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     for name in ("mlflow", "alembic"):
@@ -139,12 +147,12 @@ class ModelVersion:
 
     name: str
     version: int
-    is_latest: bool
-    """Whether the alias `latest` names it."""
+    is_published: bool
+    """Whether the alias names it."""
 
 
 def register_bundle(bundle: Bundle, latest: str, uri: str, run_id: str | None) -> ModelVersion | None:
-    """Register a published bundle as a model version, once, and let the alias `latest` follow LATEST.
+    """Register a published bundle as a model version, once, and let the alias `published` follow LATEST.
 
     Args:
         bundle: A published bundle.
@@ -201,8 +209,8 @@ def _registered(client: "MlflowClient", bundle: Bundle, latest: str, uri: str, r
     if run_id is not None:
         client.set_tag(run_id, BUNDLE_TAG, manifest.version)
     named = number if latest == manifest.version else _version_of(client, name, latest)
-    if named is not None and client.get_registered_model(name).aliases.get(LATEST_ALIAS) != str(named):
-        client.set_registered_model_alias(name, LATEST_ALIAS, str(named))
+    if named is not None and client.get_registered_model(name).aliases.get(PUBLISHED) != str(named):
+        client.set_registered_model_alias(name, PUBLISHED, str(named))
     return ModelVersion(name, number, named == number)
 
 
@@ -218,7 +226,7 @@ def _source(client: "MlflowClient", bundle: Bundle, uri: str, run_id: str | None
     A server takes no folder of ours as a source, only what belongs to the run: it gets the manifest there. The
     folder is in the tags either way.
     """
-    if run_id is None or not uri.startswith(("http://", "https://")):
+    if run_id is None or not _is_server(uri):
         return bundle.path.resolve().as_uri()
     folder = f"bundle/{bundle.manifest.version}"
     client.log_dict(run_id, bundle.manifest.model_dump(mode="json"), f"{folder}/bundle.json")

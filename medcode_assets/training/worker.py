@@ -72,7 +72,7 @@ def _train(folder: Path, pipes: "PipesContext | None", rank: int) -> int:
     if pipes is not None:
         pipes.log.info(
             f"trained {result.steps} steps with {result.processes} processes on {result.device}: "
-            f"{result.tokens_per_second:,.0f} tokens a second, peak {result.peak_memory_gb:.1f} GiB in the first process"
+            f"{result.tokens_per_second:,.0f} tokens a second, peak {result.peak_memory_gb:.1f} GiB in the first"
         )
     return 0
 
@@ -94,7 +94,7 @@ def _leave_error(folder: Path, rank: int, line: str) -> None:
 
 
 def _end_with_those_who_wait() -> NoReturn:
-    """End this process when torchrun or the launcher was killed: else it would train on unseen, beside its successor."""
+    """End this process once torchrun or the launcher was killed: else it would train on, beside its successor."""
     torchrun, launcher = os.getppid(), os.environ.get(LAUNCHER_PID)
     while os.getppid() == torchrun and (launcher is None or _alive(int(launcher))):
         time.sleep(1)

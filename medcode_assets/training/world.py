@@ -164,7 +164,8 @@ def whole_tensor(tensor: "torch.Tensor") -> "torch.Tensor":
         return tensor.detach().cpu().contiguous()
     import torch.distributed as dist
 
-    whole: torch.Tensor = tensor.detach().full_tensor()
+    shared: Any = tensor.detach()
+    whole: torch.Tensor = shared.full_tensor()
     return whole.cpu().contiguous() if dist.get_rank() == 0 else whole.new_empty(0, device="cpu")
 
 
@@ -174,5 +175,6 @@ def own_share(whole: "torch.Tensor", like: "torch.Tensor") -> "torch.Tensor":
         return whole.to(like.device)
     from torch.distributed.tensor import distribute_tensor
 
-    mesh, placements = like.device_mesh, like.placements
-    return distribute_tensor(whole.to(like.device), mesh, placements)
+    shared: Any = like
+    # Every process has read the whole: nothing need be sent.
+    return distribute_tensor(whole.to(like.device), shared.device_mesh, shared.placements, src_data_rank=None)

@@ -138,6 +138,12 @@ def test_early_stopping_keeps_the_best_weights(base: LocalModel, tmp_path: Path)
     assert weights(folder) != weights(last)
 
 
+def test_gradient_checkpointing_changes_nothing(base: LocalModel, tmp_path: Path) -> None:
+    kept = train(make_job(tmp_path / "kept", base))
+    made_again = train(make_job(tmp_path / "made_again", base, training={"gradient_checkpointing": True}))
+    assert [loss for _, loss in kept.losses] == pytest.approx([loss for _, loss in made_again.losses], abs=1e-6)
+
+
 @pytest.mark.parametrize("lora", [{"rslora": True}, {"dora": True}, {"target_modules": ["q_proj", "v_proj"]}])
 def test_kinds_of_adapters(base: LocalModel, tmp_path: Path, lora: dict[str, Any]) -> None:
     result = train(make_job(tmp_path, base, lora=lora))

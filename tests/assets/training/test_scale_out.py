@@ -133,9 +133,9 @@ def test_a_shared_out_model_is_held_by_halves_and_trained_as_a_whole_one(
     base: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARES", "1")
-    monkeypatch.setenv("STOP_STEP", "5")
+    monkeypatch.setenv("KILL_STEP", "5")
     whole = in_one_process(tmp_path / "whole", base, WHOLE)
-    shared = in_two(tmp_path / "shared", base, WHOLE, sharding="full")
+    shared = in_two(tmp_path / "shared", base, WHOLE, sharding="full", max_restarts=1)
     first, second = (json.loads((shared.folder / f"shares-{rank}.json").read_text()) for rank in (0, 1))
     assert len(first) == 26
     for name, (held, all_of_it) in first.items():

@@ -82,7 +82,7 @@ def test_every_published_bundle_is_one_model_version_and_the_alias_follows_lates
     assert register_bundle(first, "v-two", run.uri, run.run_id) == ModelVersion("medcode-icd", 1, False)
     versions = run.client.search_model_versions("name = 'medcode-icd'")
     assert len(versions) == 2
-    latest = run.client.get_model_version_by_alias("medcode-icd", "latest")
+    latest = run.client.get_model_version_by_alias("medcode-icd", "published")
     assert (int(latest.version), latest.run_id, latest.source) == (2, run.run_id, "file:///bundles/icd/v-two")
     assert latest.tags == {
         "medcode.bundle": "v-two",
