@@ -81,13 +81,14 @@ class Keeper:
             self._saved_at = time.monotonic()
 
     def keep_if_best(self, result: TrainingResult, look: dict[str, float]) -> None:
-        """Keep the weights if the validation loss is the lowest yet; note when there has been none for too long."""
+        """Keep the weights of the lowest validation loss, if those are to come out; stop if none was lower for long."""
         if "loss" not in look:
             return
         losses = [look["loss"] for _, look in result.validation]
         if look["loss"] <= min(losses):
             result.best_step = result.steps
-            self._save(self.folder / CHECKPOINTS / BEST, result, with_optimizer=False)
+            if self.job.training.keep == "best":
+                self._save(self.folder / CHECKPOINTS / BEST, result, with_optimizer=False)
         patience = self.job.training.early_stopping
         since_best = len(losses) - 1 - losses.index(min(losses))
         result.stopped_early = bool(patience) and since_best >= patience

@@ -88,8 +88,8 @@ def test_run_config_fits_the_assets(tmp_path: Path) -> None:
         assert set(config["ops"]) == {"__".join(key.path) for key in keys}
         assert dg.validate_run_config(definitions.resolve_job_def(job), config)
     of_assets = {section for sections in SECTIONS.values() for section in sections}
-    # The other two are those of a resource, and of the sensor and the schedule.
-    assert of_assets == set(Settings.model_fields) - {"warehouse", "automation"}
+    # The others are those of resources, of the sensor and the schedule, and of recipes whose objective is DPO.
+    assert of_assets == set(Settings.model_fields) - {"warehouse", "compute", "automation", "preference"}
 
 
 def test_nothing_searches_by_itself(tmp_path: Path) -> None:
