@@ -48,7 +48,10 @@ class ComputeSettings(_Section):
         default="auto", description="Of the arithmetic; auto: bf16 or fp16 on CUDA, whichever it has, else fp32."
     )
     memory_gb: float = Field(
-        default=0.0, ge=0, description="Memory that a training may plan with on each device, in GiB; 0: all it has."
+        default=0.0,
+        ge=0,
+        description="Memory that a training may plan with on each device, in GiB; 0: all it has. On the CPU, a limit "
+        "also gives freed memory back at once, which costs time.",
     )
     processes: int = Field(
         default=1, ge=1, description="Training processes on each machine, one a GPU; more than one start by torchrun."

@@ -1,12 +1,15 @@
 """What `medcode plan` prints: the configured training's memory, and a table over modes and GPU sizes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from medcode_assets.config import Settings
+from medcode_serving.adapters import Mode
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from medcode_assets.training.planning import Growth, MemoryPlan
     from medcode_assets.training.rehearsal import Stage
 
+MODES: tuple[Mode, ...] = ("lora", "qlora", "full")
 ANSWER = 100
 """Tokens of an answer, where none is known: about twelve codes."""
 
@@ -77,7 +81,7 @@ def table(
     stage: "Stage", lengths: tuple[tuple[int, int], tuple[int, int]], examples: int, tokens: int
 ) -> Iterator[str]:
     """Yield a line a mode: the largest batch_size that fits each GPU size, the hours and the price."""
-    from dataclasses import replace
+    from tqdm import tqdm
 
     from medcode_assets.training.cost import UTILISATION, read_gpus
     from medcode_assets.training.models import Precision
@@ -86,21 +90,22 @@ def table(
     gpus, date = read_gpus()
     yield "Largest batch_size, hours and price on one GPU:"
     yield f"  {'mode':<7}{'checkpointing':<15}" + "".join(f"{f'{gpu.name} ({gpu.memory_gb:g} GB)':>26}" for gpu in gpus)
-    for mode in ("lora", "qlora", "full"):
-        for checkpointing in (True, False):
-            training = stage.training.model_copy(update={"mode": mode, "gradient_checkpointing": checkpointing})
-            on_gpu = replace(
-                stage,
-                mode=mode,
-                training=training,
-                device="cuda",
-                precision=Precision("bf16"),
-                summed=False,
-                sharded=False,
-            )
-            growth = Growth(on_gpu, *lengths)
-            cells = (_cell(growth, on_gpu, gpu, examples, tokens) for gpu in gpus)
-            yield f"  {mode:<7}{'yes' if checkpointing else 'no':<15}" + "".join(f"{cell:>26}" for cell in cells)
+    rows = []
+    for mode, checkpointing in tqdm(list(product(MODES, (True, False))), desc="planning", unit="mode", leave=False):
+        training = stage.training.model_copy(update={"mode": mode, "gradient_checkpointing": checkpointing})
+        on_gpu = replace(
+            stage,
+            mode=mode,
+            training=training,
+            device="cuda",
+            precision=Precision("bf16"),
+            summed=False,
+            sharded=False,
+        )
+        growth = Growth(on_gpu, *lengths)
+        cells = (_cell(growth, on_gpu, gpu, examples, tokens) for gpu in gpus)
+        rows.append(f"  {mode:<7}{'yes' if checkpointing else 'no':<15}" + "".join(f"{cell:>26}" for cell in cells))
+    yield from rows
     yield (
         f"\n{examples:,} examples of {tokens:,} tokens, {stage.training.epochs:g} epochs; '-': not even one note fits "
         f"with {MARGIN:.0%} to spare. Times assume {UTILISATION:.0%} of the dense bf16 TFLOP/s (not measured); prices "

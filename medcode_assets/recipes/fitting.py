@@ -21,6 +21,7 @@ from medcode_assets.training.job import (
     read_result,
     write_job,
 )
+from medcode_assets.training.planning import check_memory
 from medcode_assets.training.token_file import write_tokens
 from medcode_assets.training.tracking import tracked_run
 from medcode_assets.warehouse import fingerprint, inputs, one_value
@@ -124,6 +125,7 @@ def fit_adapter(
     train: Callable[[], TrainingResult],
     home: Path,
     tags: dict[str, str],
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train in a folder that `write_training_data` filled and seal the result as `<target>/weights`.
 
@@ -135,6 +137,7 @@ def fit_adapter(
         train: Trains what the folder says, here or elsewhere.
         home: MEDCODE_HOME.
         tags: Tags of the MLflow run.
+        warn: Told in a sentence if the memory that is planned is more than there is.
 
     Returns:
         The facts of the artifact's seal.
@@ -152,6 +155,9 @@ def fit_adapter(
         making(target, job.fingerprint) as (aside, facts),
     ):
         write_job(folder, job.model_copy(update={"mlflow_run": run.run_id, "mlflow_uri": run.uri}))
+        check = check_memory(job, folder)
+        if check.warning:
+            warn(check.warning)
         result = read_result(folder) if finished(folder) else train()
         shutil.move(folder / WEIGHTS, aside / "weights")
         facts.update(
@@ -159,6 +165,7 @@ def fit_adapter(
             mlflow_run=run.run_id,
             mlflow_uri=run.uri,
             mlflow_link=run.link,
+            planned_memory=check.facts,
             decoding=decoding.model_dump(),
             settings={"lora": job.lora.model_dump(), "training": job.training.model_dump()},
         )

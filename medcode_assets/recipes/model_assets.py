@@ -117,6 +117,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 train=lambda: compute.train(context, folder),
                 home=home.path,
                 tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
+                warn=context.log.warning,
             )
         facts = required(target, f"{recipe.name}/adapter")
         curves = loss_curve(facts["losses"], facts["validation"])

@@ -126,19 +126,18 @@ def _attended(
     from torch.nn.functional import scaled_dot_product_attention
 
     shared: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    # Split, not sliced: the gradient of a slice is a whole row of zeros.
+    lengths = [length for span in layout.spans for length in (span.prompt, *span.branches)]
+    stretches = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     for span in layout.spans:
-        prompt = slice(span.start, span.start + span.prompt)
-        yield scaled_dot_product_attention(
-            query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, **shared
-        )
-        start = prompt.stop
+        q, prompt_keys, prompt_values = next(stretches)
+        yield scaled_dot_product_attention(q, prompt_keys, prompt_values, is_causal=True, **shared)
         for length in span.branches:
-            branch = slice(start, start + length)
-            keys = torch.cat([key[:, :, prompt], key[:, :, branch]], dim=2)
-            values = torch.cat([value[:, :, prompt], value[:, :, branch]], dim=2)
-            seen = torch.ones(length, keys.shape[2], dtype=torch.bool, device=query.device).tril(span.prompt)
-            yield scaled_dot_product_attention(query[:, :, branch], keys, values, attn_mask=seen, **shared)
-            start = branch.stop
+            q, k, v = next(stretches)
+            seen = torch.ones(length, span.prompt + length, dtype=torch.bool, device=q.device).tril(span.prompt)
+            yield scaled_dot_product_attention(
+                q, torch.cat([prompt_keys, k], dim=2), torch.cat([prompt_values, v], dim=2), attn_mask=seen, **shared
+            )
 
 
 def _varlen(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.config import TrainingSettings
+from medcode_assets.training.allocator import give_freed_memory_back
 from medcode_assets.training.checkpoints import made_with
 from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, read_job, write_result
 from medcode_assets.training.keeping import Keeper
@@ -69,6 +70,8 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
     data, validation = TokenFile(folder / TRAIN), TokenFile(folder / VALIDATION)
     refuse_unstartable(job, folder, data)
 
+    if device == "cpu" and job.compute.memory_gb:
+        give_freed_memory_back()
     torch.manual_seed(training.seed)  # the fresh adapter is the same in every process
     computer = make_computer(job, world, device, precision)
     if job.objective == "dpo":

@@ -138,6 +138,10 @@ def adapted(model: "PreTrainedModel", base: LocalModel, lora: LoraSettings, trai
         raise MedcodeError(
             f"lora.target_modules {lora.target_modules}: no such layers in base model {base.id!r}; use [all-linear]"
         ) from None
+    for module in adapted_model.modules():
+        # PEFT would copy each layer's input to fp32 for the adapter's fp32 weights; autocast brings them together.
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
     if training.start_from is not None:
         _start_from(adapted_model, Path(training.start_from), base)
     return adapted_model

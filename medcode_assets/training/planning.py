@@ -6,21 +6,21 @@ adapter asset calls `check_memory`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medcode_assets.config import TrainingSettings
 from medcode_assets.training.attention import can_pack
-from medcode_assets.training.job import TrainingJob
+from medcode_assets.training.job import TRAIN, TrainingJob
 from medcode_assets.training.memory import GIB
 from medcode_assets.training.models import effective_mode, resolve_precision
 from medcode_assets.training.order import balanced_rows, grouped_rows
+from medcode_assets.training.preflight import refuse_unstartable
 from medcode_assets.training.rehearsal import Lengths, Stage, read_model_config, rehearse
+from medcode_assets.training.token_file import TokenFile
 from medcode_serving.device import resolve_device
-
-if TYPE_CHECKING:
-    from medcode_assets.training.token_file import TokenFile
 
 MARGIN = 0.1
 """Share of a device's memory that is left free: allocators lose some to gaps."""
@@ -154,18 +154,20 @@ def advice(stage: Stage, longest: tuple[int, ...], typical: tuple[int, ...], mem
     return f"nothing fits into {memory / GIB:.1f} GiB: lower data.max_prompt_tokens or choose a smaller base model"
 
 
-def check_memory(job: TrainingJob, data: "TokenFile") -> MemoryCheck:
+def check_memory(job: TrainingJob, folder: Path) -> MemoryCheck:
     """Plan a training on its own examples and compare with the memory of the device that it will run on.
 
     Takes some seconds, changes nothing, and leaves the random numbers as they were.
 
     Args:
         job: The training, before it starts.
-        data: Its training examples, at least one.
+        folder: With its tokens.
 
     Raises:
-        MedcodeError: the device is not there, or the model cannot be built as the job says.
+        MedcodeError: as `refuse_unstartable`; the device is not there, or the model cannot be built as the job says.
     """
+    data = TokenFile(folder / TRAIN)
+    refuse_unstartable(job, folder, data)
     device = resolve_device(job.compute.device)
     processes = job.compute.processes * job.compute.machines
     stage = stage_of(job, device, processes)

@@ -52,17 +52,18 @@ class Row:
 def label_logits(model: Any, row: Row) -> "torch.Tensor":
     """Return the logits that predict the row's labels, [labels, vocabulary]; no others are computed if it is packed."""
     if row.layout is not None:
-        return model(
+        found = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
             layout=row.layout,
             logits_to_keep=row.predicting,
             use_cache=False,
-        ).logits[0]
-    logits = model(
+        )
+        return found.logits.flatten(0, 1)  # not [0], whose gradient is a copy
+    every = model(
         input_ids=row.input_ids, attention_mask=row.attention_mask, position_ids=row.position_ids, use_cache=False
-    ).logits
-    return logits.flatten(0, 1)[row.predicting]
+    )
+    return every.logits.flatten(0, 1)[row.predicting]
 
 
 class Objective(Protocol):
