@@ -18,8 +18,7 @@ OPTIMIZER_COPIES = 3
 
 
 def refuse_unstartable(job: TrainingJob, folder: Path, data: TokenFile) -> None:
-    """Raise MedcodeError if there is nothing to train on, an example is too long, settings contradict each other, or
-    nothing can be written."""
+    """Raise MedcodeError unless there are examples, none is too long, settings agree and the folder can be written."""
     if job.compute.sharding == "full" and (job.training.mode == "qlora" or job.compute.precision == "fp16"):
         raise MedcodeError(
             "compute.sharding full: not with training.mode qlora or compute.precision fp16, whose weights and scales "
@@ -27,8 +26,8 @@ def refuse_unstartable(job: TrainingJob, folder: Path, data: TokenFile) -> None:
         )
     if not len(data):
         raise MedcodeError(
-            f"table {job.recipe}.tokens: no example in the train split; look at {job.recipe}/examples and data.systems, "
-            "or take in more patients"
+            f"table {job.recipe}.tokens: no example in the train split; look at {job.recipe}/examples and "
+            "data.systems, or take in more patients"
         )
     positions = json.loads((job.base_path / "config.json").read_text()).get("max_position_embeddings")
     lengths = sum(data.lengths[name] for name in data.columns)

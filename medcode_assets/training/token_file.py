@@ -13,7 +13,6 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
 BATCH = 1024
 """Rows that are written, and mapped, together."""
