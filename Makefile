@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## The main job on synthetic notes, ending with a served prediction
 	$(BIN)/medcode demo
 
+# First what fills one core each, two files at a time; then whole runs of `medcode`, which fill the machine.
 test: $(VENV)/.installed  ## All tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/assets tests/serving -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/e2e tests/browser
 
 lint: $(VENV)/.installed  ## ruff, mypy, and the one-way rule between the packages
 	$(BIN)/ruff check .
