@@ -1,6 +1,7 @@
 """Folders that assets make: written aside, sealed with the fingerprint of what they came from, then renamed."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,14 @@ def required(target: Path, asset: str) -> dict[str, Any]:
     if facts is None:
         raise MedcodeError(f"{target}: not made yet; materialize asset {asset} first")
     return facts
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Let a second name stand for a file's bytes, or copy them where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -160,7 +160,7 @@ class TrainingSettings(_Section):
 
 
 class PreferenceSettings(_Section):
-    """Direct preference optimisation (DPO): of two answers, the chosen one becomes likelier than the rejected."""
+    """Direct preference optimisation (DPO), for recipes with preference pairs: the chosen gains on the rejected."""
 
     beta: float = Field(default=0.1, gt=0, description="How far the model may move from where it starts; less: more.")
 

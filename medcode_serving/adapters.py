@@ -106,7 +106,7 @@ def load_adapted_model(
             bitsandbytes is needed and not installed.
     """
     if adapter is None:
-        return _load_model(base, dtype)
+        return load_base_model(base, dtype)
     refuse_pickles(adapter)
     form = read_form(adapter)
     if base_revision and form.base_revision not in ("", base_revision):
@@ -116,8 +116,8 @@ def load_adapted_model(
         )
     _refuse_incomplete(adapter, form.mode)
     if form.mode == "full":
-        return _load_model(adapter, dtype, mend=TRAIN_ANEW)
-    model = _load_dequantized(base, dtype) if form.mode == "qlora" else _load_model(base, dtype)
+        return load_base_model(adapter, dtype, mend=TRAIN_ANEW)
+    model = _load_dequantized(base, dtype) if form.mode == "qlora" else load_base_model(base, dtype)
     return _with_adapter(model, base, adapter, merge=merge)
 
 
@@ -131,7 +131,18 @@ def _refuse_incomplete(adapter: Path, mode: Mode) -> None:
         raise MedcodeError(f"{adapter / ADAPTER_CONFIG}: has no place beside a model of mode full; {TRAIN_ANEW}")
 
 
-def _load_model(path: Path, dtype: str, *, mend: str = "fetch the model anew", **options: Any) -> "PreTrainedModel":
+def load_base_model(path: Path, dtype: str, *, mend: str = "fetch the model anew", **options: Any) -> "PreTrainedModel":
+    """Load a model folder, safetensors only, and make sure that every weight is there.
+
+    Args:
+        path: Folder with config.json and *.safetensors.
+        dtype: float32, bfloat16 or float16.
+        mend: What to do where weights are missing.
+        options: More of transformers' `from_pretrained`.
+
+    Raises:
+        MedcodeError: transformers cannot load it, or weights are missing or of another shape.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -151,7 +162,7 @@ def _load_model(path: Path, dtype: str, *, mend: str = "fetch the model anew", *
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise MedcodeError(
-            f"{path}: no causal language model that transformers can load ({type(error).__name__}); "
+            f"{path}: no causal language model that transformers can load ({_first_line(error)}); "
             "the folder needs config.json and *.safetensors"
         ) from error
     mismatched = (name for name, *_ in report["mismatched_keys"])
@@ -170,36 +181,51 @@ def _load_dequantized(base: Path, dtype: str) -> "PreTrainedModel":
     """
     import torch
 
-    quantised = _load_model(base, dtype, quantization_config=nf4_config(getattr(torch, dtype)), device_map={"": "cpu"})
+    quantised = load_base_model(
+        base, dtype, quantization_config=nf4_config(getattr(torch, dtype)), device_map={"": "cpu"}
+    )
     plain: PreTrainedModel = quantised.dequantize()
     return plain
 
 
 def _with_adapter(model: "PreTrainedModel", base: Path, adapter: Path, *, merge: bool) -> "PreTrainedModel":
-    from peft import get_peft_model, set_peft_model_state_dict
+    from peft import get_peft_model
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     config = _peft_config(adapter)
     try:
         peft_model = get_peft_model(model, config)
-        # Wrong keys would load without an error and leave the adapter at its start: ask what was not matched.
-        result: Any = set_peft_model_state_dict(peft_model, load_file(adapter / ADAPTER_WEIGHTS))
-        missing = [key for key in result.missing_keys if "default" in key.split(".")]
-        if lost := sorted({*missing, *result.unexpected_keys}):
-            raise ValueError(
-                f"{len(missing)} weights missing, {len(result.unexpected_keys)} without a counterpart, "
-                f"{lost[0]} for one"
-            )
+        load_adapter_weights(peft_model, adapter)
         adapted: Any = peft_model.merge_and_unload(safe_merge=True) if merge else peft_model.get_base_model()
     except (ValueError, RuntimeError, SafetensorError) as error:
-        # RuntimeError quotes every tensor's shape over many lines; its first line says enough.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MedcodeError(
-            f"{adapter}: the adapter does not fit base model {base} ({reason}); "
+            f"{adapter}: the adapter does not fit base model {base} ({_first_line(error)}); "
             f"name the base model that it was trained on, or {TRAIN_ANEW}"
         ) from error
     return adapted
+
+
+def load_adapter_weights(peft_model: Any, adapter: Path) -> None:
+    """Load an adapter folder's weights over a model's fresh ones.
+
+    Raises:
+        ValueError, RuntimeError, SafetensorError: the file is damaged or holds other weights than the model has.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    # Wrong keys would load without an error and leave the adapter at its start: ask what was not matched.
+    result: Any = set_peft_model_state_dict(peft_model, load_file(adapter / ADAPTER_WEIGHTS))
+    missing = [key for key in result.missing_keys if "default" in key.split(".")]
+    if lost := sorted({*missing, *result.unexpected_keys}):
+        raise ValueError(
+            f"{len(missing)} weights missing, {len(result.unexpected_keys)} without a counterpart, {lost[0]} for one"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says on its first line; torch quotes every tensor's shape over many."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _peft_config(adapter: Path) -> "PeftConfig":

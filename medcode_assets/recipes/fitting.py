@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcode_assets.artifacts import making, required
+from medcode_assets.artifacts import link_or_copy, making, required
 from medcode_assets.config import LoraSettings, TrainingSettings
+from medcode_assets.locks import waiting_lock
 from medcode_assets.recipes.bundling import trained_codes
 from medcode_assets.training.job import (
     CODES,
@@ -21,10 +23,13 @@ from medcode_assets.training.job import (
     read_result,
     write_job,
 )
+from medcode_assets.training.models import effective_mode
 from medcode_assets.training.planning import check_memory
 from medcode_assets.training.token_file import write_tokens
-from medcode_assets.training.tracking import tracked_run
+from medcode_assets.training.tracking import close_abandoned_run, tracked_run
+from medcode_assets.training.writing import refusing_unwritable
 from medcode_assets.warehouse import fingerprint, inputs, one_value
+from medcode_serving.adapters import ADAPTER_WEIGHTS
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import DecodingSettings, file_sha256
 from medcode_serving.errors import MedcodeError
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
 NOT_IN_FINGERPRINT = {"checkpoint_minutes", "resume", "metric_documents", "metric_seconds", "start_from"}
 """Where and how often, not what: changing these does not ask for another training."""
+LONGEST_TRAINING = 14 * 24 * 3600.0
+"""Seconds to wait for another run's training."""
 VALIDATION_EXAMPLES = 256
 """Enough for a steady validation loss at each look; the metrics proper come from the evaluation."""
 
@@ -57,7 +64,7 @@ def adapter_fingerprint(
         tokens=inputs(con, f"{recipe}.tokens"),
         base=base.revision,
         lora=lora.model_dump(),
-        training=training.model_dump(exclude=NOT_IN_FINGERPRINT),
+        training={**training.model_dump(exclude=NOT_IN_FINGERPRINT), "mode": effective_mode(training)},
         start_from=_weights_hash(training.start_from),
         version=2,
     )
@@ -67,7 +74,7 @@ def _weights_hash(adapter: str | None) -> str | None:
     if adapter is None:
         return None
     try:
-        return file_sha256(Path(adapter) / "adapter_model.safetensors")
+        return file_sha256(Path(adapter) / ADAPTER_WEIGHTS)
     except OSError as error:
         raise MedcodeError(f"training.start_from {adapter}: no adapter there ({error.strerror})") from None
 
@@ -99,7 +106,8 @@ def write_training_data(
     """
     import pyarrow.parquet as pq
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with refusing_unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     tokens = f"SELECT example_id, prompt_ids, completion_ids FROM {recipe}.tokens WHERE split = ?"
     some = "ORDER BY md5(CAST(example_id AS VARCHAR)), example_id LIMIT ?"
     gold = (
@@ -111,7 +119,7 @@ def write_training_data(
         (VALIDATION, f"{tokens} {some}", ["validation", VALIDATION_EXAMPLES]),
         (METRIC, gold, ["validation", metric_documents]),
     ):
-        if not (folder / name).exists():
+        if name == METRIC or not (folder / name).exists():  # how many notes is measured on may have changed
             write_tokens(con, query, folder / name, parameters)
     pq.write_table(trained_codes(con, recipe), folder / CODES)
 
@@ -155,22 +163,60 @@ def fit_adapter(
         making(target, job.fingerprint) as (aside, facts),
     ):
         write_job(folder, job.model_copy(update={"mlflow_run": run.run_id, "mlflow_uri": run.uri}))
-        check = check_memory(job, folder)
-        if check.warning:
-            warn(check.warning)
+        planned = planned_memory(job, folder, warn)
         result = read_result(folder) if finished(folder) else train()
-        shutil.move(folder / WEIGHTS, aside / "weights")
+        # Under a second name, until the artifact is sealed: they may be hours of work.
+        shutil.copytree(folder / WEIGHTS, aside / "weights", copy_function=link_or_copy)
         facts.update(
             training_facts(result),
             mlflow_run=run.run_id,
             mlflow_uri=run.uri,
             mlflow_link=run.link,
-            planned_memory=check.facts,
+            planned_memory=planned,
             decoding=decoding.model_dump(),
-            settings={"lora": job.lora.model_dump(), "training": job.training.model_dump()},
+            settings={"lora": job.lora.model_dump(), "training": {**job.training.model_dump(), "mode": result.mode}},
         )
-    shutil.rmtree(folder.parent, ignore_errors=True)  # and those of other settings that were cut off
+    discard_training(folder, its_run=False)
+    for other in folder.parent.iterdir():  # of other settings, that were cut off
+        discard_training(other)
     return facts
+
+
+def planned_memory(job: TrainingJob, folder: Path, warn: Callable[[str], None]) -> dict[str, float]:
+    """Return the memory that a training will take, in GiB by kind; warns if there is less, or it cannot be planned."""
+    try:
+        check = check_memory(job, folder)
+    except MedcodeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a plan runs models on torch's fake tensors, and not all of them can
+        warn(f"the memory of this training could not be planned ({type(error).__name__})")
+        return {}
+    if check.warning:
+        warn(check.warning)
+    return check.facts
+
+
+def alone_in(target: Path, run_id: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Hold the trainings of an artifact: two at once would write the same checkpoints, or delete each other's."""
+    return waiting_lock(
+        target.with_name("training.lock"),
+        what=f"training of {target}",
+        exclusive=True,
+        purpose=f"run {run_id[:8]}",
+        wait_seconds=LONGEST_TRAINING,
+        on_wait=on_wait,
+    )
+
+
+def discard_training(folder: Path, *, its_run: bool = True) -> None:
+    """Delete a training's folder, and close its MLflow run: nobody will go on with it."""
+    try:
+        job = read_job(folder)
+    except MedcodeError:
+        job = None
+    if its_run and job is not None and job.mlflow_run is not None and job.mlflow_uri is not None:
+        close_abandoned_run(job.mlflow_uri, job.mlflow_run)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _earlier_run(folder: Path) -> str | None:

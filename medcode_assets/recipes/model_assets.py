@@ -1,7 +1,5 @@
 """Dagster assets of a recipe from its tokens on: adapter, evaluation, bundle, gguf."""
 
-import shutil
-
 import dagster as dg
 
 from medcode_assets.artifacts import made, required
@@ -38,14 +36,16 @@ from medcode_assets.recipes.evaluating import (
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
 from medcode_assets.recipes.fitting import (
     adapter_fingerprint,
+    alone_in,
     chosen_base,
+    discard_training,
     fit_adapter,
     trained_limits,
     write_training_data,
 )
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.recipes.searching import ASSET as SEARCH
-from medcode_assets.recipes.searching import use_best
+from medcode_assets.recipes.searching import search_fingerprint, use_best
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
@@ -80,45 +80,46 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         target = home.artifact(recipe.name, partition, "adapter")
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         lora, training = read(config, "lora", LoraSettings), read(config, "training", TrainingSettings)
-        searched = read(config, "search", SearchSettings).use_best
-        if searched:
-            best = home.artifact(recipe.name, partition, SEARCH)
-            lora, training = use_best(best, recipe.name, lora, training, context.log.info)
-        with warehouse.connect(context, read_only=True) as con:
-            made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
-            facts = made(target)
-            unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-            folder = home.training(recipe.name, partition, made_from)
-            if config.drop_existing:
-                shutil.rmtree(folder, ignore_errors=True)
+        search, logging = read(config, "search", SearchSettings), read(config, "logging", LoggingSettings)
+        with alone_in(target, context.run_id, context.log.warning):
+            with warehouse.connect(context, read_only=True) as con:
+                if search.use_best:
+                    searched_from = search_fingerprint(con, recipe.name, base, lora, training, search)
+                    best = home.artifact(recipe.name, partition, SEARCH)
+                    lora, training = use_best(best, recipe.name, searched_from, lora, training, context.log)
+                made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
+                facts = made(target)
+                unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+                folder = home.training(recipe.name, partition, made_from)
+                if config.drop_existing:
+                    discard_training(folder)
+                if not unchanged:
+                    write_training_data(con, recipe.name, folder, training.metric_documents)
+                    decoding = trained_limits(con, recipe.name)
             if not unchanged:
-                write_training_data(con, recipe.name, folder, training.metric_documents)
-                decoding = trained_limits(con, recipe.name)
-        if not unchanged:
-            logging = read(config, "logging", LoggingSettings)
-            job = TrainingJob(
-                recipe=recipe.name,
-                base_model=base.id,
-                base_path=base.path.resolve(),
-                base_revision=base.revision,
-                fingerprint=made_from,
-                compute=compute.settings,
-                lora=lora,
-                training=training,
-                logging_steps=logging.steps,
-                max_codes=decoding.max_codes if training.metric_documents else 0,
-                mlflow_uri=logging.mlflow_uri,
-            )
-            fit_adapter(
-                job,
-                folder,
-                target,
-                decoding=decoding,
-                train=lambda: compute.train(context, folder),
-                home=home.path,
-                tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
-                warn=context.log.warning,
-            )
+                job = TrainingJob(
+                    recipe=recipe.name,
+                    base_model=base.id,
+                    base_path=base.path.resolve(),
+                    base_revision=base.revision,
+                    fingerprint=made_from,
+                    compute=compute.settings,
+                    lora=lora,
+                    training=training,
+                    logging_steps=logging.steps,
+                    max_codes=decoding.max_codes if training.metric_documents else 0,
+                    mlflow_uri=logging.mlflow_uri,
+                )
+                fit_adapter(
+                    job,
+                    folder,
+                    target,
+                    decoding=decoding,
+                    train=lambda: compute.train(context, folder),
+                    home=home.path,
+                    tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
+                    warn=context.log.warning,
+                )
         facts = required(target, f"{recipe.name}/adapter")
         curves = loss_curve(facts["losses"], facts["validation"])
         hidden = {"losses", "validation", "decoding", "settings", "seal", "fingerprint", "mlflow_link"}
@@ -127,7 +128,11 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 **{name: value for name, value in facts.items() if value is not None and name not in hidden},
                 **mlflow_metadata(facts),
                 "settings": dg.MetadataValue.json(facts["settings"]),
-                **({"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))} if searched else {}),
+                **(
+                    {"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))}
+                    if search.use_best
+                    else {}
+                ),
                 "unchanged": unchanged,
                 "fingerprint": made_from,
                 "loss": picture(curves, "training loss"),
@@ -136,6 +141,10 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         )
 
     return adapter
+
+
+def _searched(recipe: Recipe) -> dict[str, dg.MetadataValue[dg.AssetKey]]:
+    return {"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))}
 
 
 def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:

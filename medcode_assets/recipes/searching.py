@@ -1,7 +1,7 @@
 """Tokens to a sealed search artifact: which settings the adapter is trained best with."""
 
+import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,16 +68,28 @@ def find_settings(search: Search, target: Path, *, anew: bool) -> None:
 def use_best(
     artifact: Path,
     recipe: str,
+    searched_from: str,
     lora: LoraSettings,
     training: TrainingSettings,
-    say: Callable[[str], None],
+    log: logging.Logger,
 ) -> tuple[LoraSettings, TrainingSettings]:
     """Return sections `lora` and `training` with the best settings of a search in the place of their own.
+
+    Args:
+        artifact: Folder of the search artifact.
+        recipe: Whose search.
+        searched_from: `search_fingerprint` of today's tokens, base and settings: warns if the search had others.
+        lora: The settings given.
+        training: As lora.
+        log: Told what was chosen.
 
     Raises:
         MedcodeError: there is no search artifact; names the asset that makes it.
     """
-    best = required(artifact, f"{recipe}/{ASSET}")["best"]
+    facts = required(artifact, f"{recipe}/{ASSET}")
+    if facts["fingerprint"] != searched_from:
+        log.warning(f"{recipe}/{ASSET} was made from other tokens, base model or settings; materialize it again")
+    best = facts["best"]
     values = ", ".join(f"{name}={value:.4g}" for name, value in best.items())
-    say(f"search.use_best: {values} of {recipe}/{ASSET} take the place of the settings given")
+    log.info(f"search.use_best: {values} of {recipe}/{ASSET} take the place of the settings given")
     return with_settings(lora, training, best)

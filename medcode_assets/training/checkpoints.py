@@ -7,6 +7,7 @@ A checkpoint needs neither random state nor the place in the data: both follow f
 """
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from medcode_assets.training.job import CHECKPOINTS, TrainingResult
 from medcode_assets.training.world import own_share, whole_tensor
+from medcode_assets.training.writing import refusing_unwritable
 from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, MANIFEST = "weights.safetensors", "optimizer.safetensors", "manifest.json"
 BEST = "best"
@@ -94,7 +98,7 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     aside = folder.with_name(f".{folder.name}.new")
-    try:
+    with refusing_unwritable(folder):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         for name, tensors in files.items():
@@ -110,20 +114,16 @@ def save_checkpoint(
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise MedcodeError(f"{folder}: checkpoint not written ({error.strerror or error}); make room there") from None
-    except Exception as error:
-        # safetensors reports a full disk with an error of its own.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-        raise MedcodeError(f"{folder}: checkpoint not written ({error}); make room there") from None
 
 
 def step_folder(job_folder: Path, step: int) -> Path:
     """Return the folder of the checkpoint after a step."""
     return job_folder / CHECKPOINTS / f"step-{step:08d}"
+
+
+def drop_checkpoints(job_folder: Path) -> None:
+    """Delete every checkpoint."""
+    shutil.rmtree(job_folder / CHECKPOINTS, ignore_errors=True)
 
 
 def drop_older(job_folder: Path, keep: Path) -> None:
@@ -147,18 +147,24 @@ def best_checkpoint(job_folder: Path, fingerprint: str) -> Checkpoint | None:
 
 
 def _valid(folder: Path, fingerprint: str) -> Checkpoint | None:
+    if not folder.exists():
+        return None
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        whole = all(file_sha256(folder / name) == digest for name, digest in manifest["files"].items())
-        return Checkpoint(folder, manifest) if whole and manifest["fingerprint"] == fingerprint else None
+        if manifest["fingerprint"] != fingerprint:
+            return None
+        if all(file_sha256(folder / name) == digest for name, digest in manifest["files"].items()):
+            return Checkpoint(folder, manifest)
     except (OSError, ValueError, KeyError):
-        return None
+        pass  # damaged, as below
+    logger.warning("%s: damaged, so it is passed over", folder)
+    return None
 
 
-def made_with(device: str, precision: str) -> dict[str, str]:
-    """Return what else decides the numbers of a training: libraries, kind of device, precision."""
-    libraries = {name: version(name) for name in LIBRARIES}
-    return {**libraries, "device": device.partition(":")[0], "precision": precision}
+def made_with(device: str, precision: str, mode: str) -> dict[str, str]:
+    """Return what else decides the numbers of a training: libraries, kind of device, precision, the mode in effect."""
+    libraries = {name: version(name) for name in (*LIBRARIES, *(["bitsandbytes"] if mode == "qlora" else []))}
+    return {**libraries, "device": device.partition(":")[0], "precision": precision, "mode": mode}
 
 
 def refuse_other_makers(checkpoint: Checkpoint, now: dict[str, str]) -> None:

@@ -57,6 +57,8 @@ class TrainingResult(BaseModel):
 
     steps: int = 0
     trainable_parameters: int = 0
+    mode: str = "lora"
+    """What was done: lora in the place of qlora where bitsandbytes is missing."""
     device: str = "cpu"
     precision: str = "fp32"
     attention: str = "packed"
@@ -104,6 +106,12 @@ def read_result(folder: Path) -> TrainingResult:
         return TrainingResult.model_validate_json((folder / RESULT).read_text())
     except (OSError, ValueError) as error:
         raise MedcodeError(f"{folder / RESULT}: the training left no result ({type(error).__name__})") from None
+
+
+def forget_outcome(folder: Path) -> None:
+    """Delete what an earlier start left of how it went: it must not pass for the outcome of this one."""
+    for name in (ERROR, RESULT):
+        (folder / name).unlink(missing_ok=True)
 
 
 def finished(folder: Path) -> bool:

@@ -1,8 +1,9 @@
 """When the loop saves, what it goes on from, and which weights come out."""
 
+import logging
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,13 @@ from medcode_assets.training.job import CHECKPOINTS, TrainingJob, TrainingResult
 from medcode_assets.training.job import WEIGHTS as FINAL_WEIGHTS
 from medcode_assets.training.models import save_weights
 from medcode_assets.training.steps import RowComputer
+from medcode_assets.training.watch import LossWatch
 from medcode_assets.training.world import World
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,12 +41,17 @@ class Keeper:
 
     job: TrainingJob
     folder: Path
-    world: World
     parameters: "dict[str, torch.nn.Parameter]"
     optimizer: "torch.optim.Optimizer"
     computer: RowComputer
+    watch: LossWatch
     made_with: dict[str, str]
     _saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def world(self) -> World:
+        """The processes of the training."""
+        return self.computer.world
 
     def resume(self) -> TrainingResult:
         """Restore the newest valid checkpoint and return how far it is; or return an empty result.
@@ -66,6 +75,8 @@ class Keeper:
         self.computer.rows = max(self.computer.rows, checkpoint.manifest["rows"])
         if self.computer.scaler and checkpoint.manifest["scaler"]:
             self.computer.scaler.load_state_dict(checkpoint.manifest["scaler"])
+        for name, value in checkpoint.manifest["watch"].items():
+            setattr(self.watch, name, value)
         result = TrainingResult.model_validate(checkpoint.manifest["result"])
         result.resumed_from = result.steps
         return result
@@ -94,10 +105,13 @@ class Keeper:
         result.stopped_early = bool(patience) and since_best >= patience
 
     def finish(self, result: TrainingResult, model: Any, mode: str) -> None:
-        """Write the weights that come out and delete the checkpoints."""
+        """Write the weights that come out."""
         if self.job.training.keep == "best" and result.best_step not in (None, result.steps):
             best = best_checkpoint(self.folder, self.job.fingerprint)
-            if best is not None:
+            if best is None:
+                logger.warning("the best weights, of step %s, are damaged: the last ones come out", result.best_step)
+                result.best_step = None
+            else:
                 load_trained_state(self.parameters, best.folder / WEIGHTS)
         self.world.wait()  # before the first process deletes what the others may still be reading
         if not self.world.writes_or_shares:
@@ -105,7 +119,6 @@ class Keeper:
         state = trained_state(self.parameters)
         if self.world.first:
             save_weights(model, self.folder / FINAL_WEIGHTS, self.job, mode, state)
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def _save(self, folder: Path, result: TrainingResult, *, with_optimizer: bool) -> None:
         if not self.world.writes_or_shares:
@@ -123,6 +136,7 @@ class Keeper:
                 result=result,
                 more={
                     "rows": self.computer.rows,
+                    "watch": asdict(self.watch),
                     "scaler": self.computer.scaler.state_dict() if self.computer.scaler else None,
                 },
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medcode_assets.config import ComputeSettings
-from medcode_assets.training.job import ERROR, RESULT, TrainingResult, read_result
+from medcode_assets.training.job import ERROR, TrainingResult, forget_outcome, read_result
 from medcode_serving.errors import MedcodeError
 
 WORKER = "medcode_assets.training.worker"
@@ -51,12 +51,6 @@ def launched_training(folder: Path, compute: ComputeSettings, launcher: Launcher
             "checkpoint"
         )
     return read_result(folder)
-
-
-def forget_outcome(folder: Path) -> None:
-    """Delete what an earlier start left of how it went: it must not pass for the outcome of this one."""
-    for name in (ERROR, RESULT):
-        (folder / name).unlink(missing_ok=True)
 
 
 def torchrun_command(folder: Path, compute: ComputeSettings) -> list[str]:

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from medcode_assets.config import TrainingSettings
 from medcode_assets.training.allocator import give_freed_memory_back
-from medcode_assets.training.checkpoints import made_with
-from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, read_job, write_result
+from medcode_assets.training.checkpoints import drop_checkpoints, made_with
+from medcode_assets.training.job import (
+    TRAIN,
+    VALIDATION,
+    TrainingJob,
+    TrainingResult,
+    forget_outcome,
+    read_job,
+    write_result,
+)
 from medcode_assets.training.keeping import Keeper
 from medcode_assets.training.memory import MemoryMeter
 from medcode_assets.training.models import (
@@ -30,12 +38,13 @@ from medcode_assets.training.objectives.choose import add_reference, choose_obje
 from medcode_assets.training.order import step_examples, steps_an_epoch
 from medcode_assets.training.preflight import refuse_little_disk, refuse_unstartable
 from medcode_assets.training.progress import LogMetrics, reporting
-from medcode_assets.training.steps import RowComputer
+from medcode_assets.training.steps import RowComputer, out_of_memory
 from medcode_assets.training.task_metric import task_metric
 from medcode_assets.training.token_file import TokenFile
 from medcode_assets.training.watch import LossWatch, Throughput
 from medcode_assets.training.world import World, decoder_layers, joined_world, shard
 from medcode_serving.device import resolve_device
+from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +62,23 @@ def train(folder: Path, on_metrics: LogMetrics | None = None) -> TrainingResult:
     """
     job = read_job(folder)
     kind = resolve_device(job.compute.device)
-    with joined_world(kind, sharded=job.compute.sharding == "full") as world:
-        result = _train(job, folder, world, on_metrics)
-        if world.first:
-            write_result(folder, result)
-        world.wait()
+    try:
+        with joined_world(kind, sharded=job.compute.sharding == "full") as world:
+            if world.size == 1:
+                forget_outcome(folder)
+            result = _train(job, folder, world, on_metrics)
+            if world.first:
+                write_result(folder, result)
+                drop_checkpoints(folder)  # last: until the result is there, they are all there is
+            world.wait()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise MedcodeError(
+            "out of memory; lower training.batch_size or data.max_prompt_tokens, set "
+            "training.gradient_checkpointing=true or training.mode=qlora, choose a smaller base (medcode plan), or "
+            "share the model out over several GPUs (compute.sharding=full)"
+        ) from None
     return result
 
 
@@ -68,7 +89,7 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
     device = training_device(job.compute.device, world.local_rank)
     precision = resolve_precision(job.compute.precision, device.partition(":")[0])
     data, validation = TokenFile(folder / TRAIN), TokenFile(folder / VALIDATION)
-    refuse_unstartable(job, folder, data)
+    refuse_unstartable(job, folder, data, validation)
 
     if device == "cpu" and job.compute.memory_gb:
         give_freed_memory_back()
@@ -84,15 +105,16 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
     if training.compile:
         compile_layers(model)
     optimizer = make_optimizer(parameters, training)
-    keeper = Keeper(job, folder, world, parameters, optimizer, computer, made_with(device, precision.name))
+    watch = LossWatch()
+    keeper = Keeper(job, folder, parameters, optimizer, computer, watch, made_with(device, precision.name, mode))
     result = keeper.resume()
     result.trainable_parameters = sum(p.numel() for p in parameters.values())
     result.device, result.precision, result.processes = device.partition(":")[0], precision.name, world.size
-    result.attention = "packed" if computer.packed else training.attention.replace("auto", "sdpa")
+    result.mode, result.attention = mode, "packed" if computer.packed else model.config._attn_implementation
 
     schedule = Schedule.of(training, len(data))
-    measure = task_metric(job, folder, model, world)
-    meter, watch, since_log, since_start = MemoryMeter(device), LossWatch(), Throughput(), Throughput()
+    measure = task_metric(job, folder, computer)
+    meter, since_log, since_start = MemoryMeter(device), Throughput(), Throughput()
     with reporting(job, schedule.steps, result.steps, world, on_metrics) as report:
         while result.steps < schedule.steps and not result.stopped_early:
             step, started = result.steps, time.perf_counter()
@@ -112,7 +134,7 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
                 since_log = Throughput()
             report(result.steps, metrics)
             if last or result.steps % schedule.look_every == 0:
-                look = look_at_validation(computer, validation, training, measure)
+                look = look_at_validation(computer, validation, math.ceil(schedule.per_step / computer.rows), measure)
                 result.validation.append((result.steps, look))
                 report(result.steps, {f"validation_{name}": value for name, value in look.items()})
                 keeper.keep_if_best(result, look)
@@ -166,13 +188,13 @@ def make_computer(job: TrainingJob, world: World, device: str, precision: Precis
 def look_at_validation(
     computer: RowComputer,
     validation: TokenFile,
-    training: TrainingSettings,
+    batch_size: int,
     measure: Callable[[], dict[str, float]] | None,
 ) -> dict[str, float]:
     """Return loss and metrics on the validation split; nothing if it is empty."""
     if not len(validation):
         return {}
-    sums = computer.evaluate(validation, training.batch_size)
+    sums = computer.evaluate(validation, batch_size)
     return {"loss": sums.mean_loss, **sums.means, **(measure() if measure else {})}
 
 
@@ -220,7 +242,10 @@ def clip_and_step(optimizer: "torch.optim.Optimizer", rate: float, max_norm: flo
     if scaler:
         scaler.step(optimizer)
         scaler.update()
-        norm = norm if math.isfinite(norm) else 0.0
+        if not math.isfinite(norm):
+            if scaler.get_scale() < 1:
+                raise MedcodeError("gradients overflow in fp16 however the loss is scaled; set compute.precision=fp32")
+            norm = 0.0
     else:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

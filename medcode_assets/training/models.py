@@ -12,7 +12,17 @@ from medcode_assets.artifacts import replace_folder
 from medcode_assets.config import LoraSettings, TrainingSettings
 from medcode_assets.training.attention import PACKED, can_pack, register_packed_attention
 from medcode_assets.training.job import TrainingJob
-from medcode_serving.adapters import AdapterForm, nf4_config, read_form, write_form
+from medcode_assets.training.writing import refusing_unwritable
+from medcode_serving.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    AdapterForm,
+    load_adapter_weights,
+    load_base_model,
+    nf4_config,
+    read_form,
+    write_form,
+)
 from medcode_serving.base_models import LocalModel
 from medcode_serving.device import resolve_device
 from medcode_serving.errors import MedcodeError
@@ -22,8 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -80,21 +88,14 @@ def load_trainable(job: TrainingJob, device: str, precision: Precision) -> "PreT
         MedcodeError: the device, a target module or the adapter is not there, or the adapter has another base.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     training, mode = job.training, effective_mode(job.training)
     register_packed_attention()
-    options: dict[str, Any] = {"quantization_config": nf4_config(precision.compute)} if mode == "qlora" else {}
-    model = AutoModelForCausalLM.from_pretrained(
-        job.base_path,
-        dtype=precision.weights(mode),
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        attn_implementation="eager" if training.attention == "eager" else "sdpa",
-        device_map={"": device} if mode == "qlora" else None,
-        **options,
-    )
+    options: dict[str, Any] = {"attn_implementation": own_attention(training)}
+    if mode == "qlora":
+        options |= {"quantization_config": nf4_config(precision.compute), "device_map": {"": device}}
+    dtype = str(precision.weights(mode)).removeprefix("torch.")
+    model: Any = load_base_model(job.base_path, dtype, **options)
     model.config.use_cache = False
     if packs(training, model):
         model.set_attn_implementation(PACKED)
@@ -104,6 +105,11 @@ def load_trainable(job: TrainingJob, device: str, precision: Precision) -> "PreT
         model = adapted(model, job.base, job.lora, training)
     model.train()
     return model if mode == "qlora" else model.to(torch.device(device))
+
+
+def own_attention(training: TrainingSettings) -> str | None:
+    """Return the attention of padded rows: the one asked for, or else transformers' choice for the model."""
+    return training.attention if training.attention in ("sdpa", "eager") else None
 
 
 def packs(training: TrainingSettings, model: "PreTrainedModel") -> bool:
@@ -134,10 +140,15 @@ def adapted(model: "PreTrainedModel", base: LocalModel, lora: LoraSettings, trai
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
         adapted_model = get_peft_model(model, lora_config(lora))
-    except ValueError:
+    except ValueError as error:
         raise MedcodeError(
-            f"lora.target_modules {lora.target_modules}: no such layers in base model {base.id!r}; use [all-linear]"
+            f"lora.target_modules {lora.target_modules}: PEFT lays no such adapter over base model {base.id!r} "
+            f"({str(error).splitlines()[0]}); use [all-linear], or other settings of section lora"
         ) from None
+    for name in lora.target_modules:
+        targeted = adapted_model.targeted_module_names
+        if name != "all-linear" and not any(f".{target}".endswith(f".{name}") for target in targeted):
+            raise MedcodeError(f"lora.target_modules: no layer {name} in base model {base.id!r}; use [all-linear]")
     for module in adapted_model.modules():
         # PEFT would copy each layer's input to fp32 for the adapter's fp32 weights; autocast brings them together.
         if hasattr(module, "cast_input_dtype_enabled"):
@@ -164,16 +175,12 @@ def lora_config(lora: LoraSettings) -> Any:
 
 def _start_from(model: Any, adapter: Path, base: LocalModel) -> None:
     """Load an adapter's weights into the fresh one."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError
 
     refuse_other_base(adapter, base)
     try:
-        result: Any = set_peft_model_state_dict(model, load_file(adapter / ADAPTER_WEIGHTS))
-        missing = [key for key in result.missing_keys if "default" in key.split(".")]
-        if missing or result.unexpected_keys:
-            raise ValueError(f"{len(missing)} weights missing, {len(result.unexpected_keys)} unknown")
-    except (ValueError, RuntimeError) as error:
+        load_adapter_weights(model, adapter)
+    except (ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise MedcodeError(
             f"training.start_from {adapter}: the adapter has not the shape of section lora ({reason})"
@@ -201,19 +208,24 @@ def save_weights(model: Any, output: Path, job: TrainingJob, mode: str, state: "
         job: The training.
         mode: `effective_mode`.
         state: The trained weights by name, on the CPU.
+
+    Raises:
+        MedcodeError: the disk is full or the folder cannot be written.
     """
     aside = output.with_name(f".{output.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    if mode == "full":
-        model.save_pretrained(str(aside), state_dict=state, safe_serialization=True)
-        (aside / "generation_config.json").unlink(missing_ok=True)
-    else:
-        # "auto" would look the base up on the hub; an adapter of linear layers never holds embeddings.
-        model.save_pretrained(str(aside), state_dict=state, safe_serialization=True, save_embedding_layers=False)
-        _name_base_by_id(aside / "adapter_config.json", job.base_model)
-        (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model-card template
-    write_form(aside, AdapterForm(mode=mode, base_model=job.base_model, base_revision=job.base_revision))
-    replace_folder(aside, output)
+    with refusing_unwritable(output):
+        shutil.rmtree(aside, ignore_errors=True)
+        if mode == "full":
+            model.config.use_cache = True  # off in training only
+            model.save_pretrained(str(aside), state_dict=state, safe_serialization=True)
+            (aside / "generation_config.json").unlink(missing_ok=True)
+        else:
+            # "auto" would look the base up on the hub; an adapter of linear layers never holds embeddings.
+            model.save_pretrained(str(aside), state_dict=state, safe_serialization=True, save_embedding_layers=False)
+            _name_base_by_id(aside / ADAPTER_CONFIG, job.base_model)
+            (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model-card template
+        write_form(aside, AdapterForm(mode=mode, base_model=job.base_model, base_revision=job.base_revision))
+        replace_folder(aside, output)
 
 
 def _name_base_by_id(file: Path, base_id: str) -> None:

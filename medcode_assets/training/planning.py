@@ -13,7 +13,7 @@ import numpy as np
 
 from medcode_assets.config import TrainingSettings
 from medcode_assets.training.attention import can_pack
-from medcode_assets.training.job import TRAIN, TrainingJob
+from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob
 from medcode_assets.training.memory import GIB
 from medcode_assets.training.models import effective_mode, resolve_precision
 from medcode_assets.training.order import balanced_rows, grouped_rows
@@ -167,7 +167,7 @@ def check_memory(job: TrainingJob, folder: Path) -> MemoryCheck:
         MedcodeError: as `refuse_unstartable`; the device is not there, or the model cannot be built as the job says.
     """
     data = TokenFile(folder / TRAIN)
-    refuse_unstartable(job, folder, data)
+    refuse_unstartable(job, folder, data, TokenFile(folder / VALIDATION))
     device = resolve_device(job.compute.device)
     processes = job.compute.processes * job.compute.machines
     stage = stage_of(job, device, processes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from medcode_assets.training.job import TrainingJob
+from medcode_assets.training.tracking import few_retries
 from medcode_assets.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ def _mlflow_logger(job: TrainingJob) -> LogMetrics | None:
     def log(step: int, metrics: dict[str, float]) -> None:
         now = int(time.time() * 1000)
         try:
-            client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+            with few_retries():
+                client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
         except MlflowException as error:  # hours of training are worth more than a point of a curve
             logger.warning("step %d: metrics not recorded in MLflow (%s)", step, type(error).__name__)
 

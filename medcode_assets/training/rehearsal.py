@@ -20,7 +20,7 @@ import numpy as np
 
 from medcode_assets.config import LoraSettings, TrainingSettings
 from medcode_assets.training.attention import PACKED, RowLayout, packed_attention, register_packed_attention
-from medcode_assets.training.models import Precision, adapted, lora_config, packs
+from medcode_assets.training.models import Precision, adapted, lora_config, own_attention, packs
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 
@@ -134,10 +134,11 @@ def meta_model(stage: Stage) -> Any:
 
     training = stage.training.model_copy(update={"start_from": None})
     dtype = stage.precision.compute if stage.sharded else stage.precision.weights(stage.mode)
-    attention = "eager" if training.attention == "eager" else "sdpa"
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(stage.config, dtype=dtype, attn_implementation=attention)
+            model: Any = AutoModelForCausalLM.from_config(
+                stage.config, dtype=dtype, attn_implementation=own_attention(training)
+            )
     except (ValueError, KeyError) as error:
         raise MedcodeError(f"no causal language model of type {stage.config.model_type!r}: {error}") from None
     model.config.use_cache = False

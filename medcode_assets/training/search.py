@@ -10,7 +10,6 @@ cut off is tried again with its own settings.
 import gc
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcode_assets.artifacts import link_or_copy
 from medcode_assets.config import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, write_job
 from medcode_assets.training.order import steps_an_epoch
@@ -230,10 +230,7 @@ def fill_folder(search: Search, folder: Path, fingerprint: str, settings: dict[s
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name in (TRAIN, VALIDATION):
-        try:
-            os.link(data / name, folder / name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(data / name, folder / name)
+        link_or_copy(data / name, folder / name)
     lora, training = with_settings(job.lora, trial_settings(job.training, search.settings), settings)
     changed = {
         "lora": lora,

@@ -85,10 +85,8 @@ class RowComputer:
                 for number, (row_places, counts) in self._dealt(data, places):
                     # By step and row, so that dropout is the same after a kill and for any number of processes.
                     _seed(seed, step, number)
-                    loss = self._row_loss(data, row_places, sums, counts)
-                    refuse_not_finite(sums.loss, step, [int(data.example_ids[place]) for place in row_places])
-                    scaled = loss / weight if counts else loss * 0
-                    (self.scaler.scale(scaled) if self.scaler else scaled).backward()
+                    self._row_gradients(data, row_places, sums, counts)
+                    refuse_not_finite(sums.loss, f"training step {step + 1}", data.example_ids[row_places].tolist())
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self.world.sharded:
                     raise
@@ -98,22 +96,45 @@ class RowComputer:
                 return sums.plus(self.world)
             self._use_less_memory(data, places)
 
+    def _row_gradients(self, data: TokenFile, places: list[int], sums: Sums, counts: bool) -> None:
+        """Add a row's gradients; a function of its own, so that the row is let go of even where memory ran out."""
+        loss = self._row_loss(data, places, sums, counts)
+        scaled = loss / sums.weight if counts else loss * 0
+        (self.scaler.scale(scaled) if self.scaler else scaled).backward()
+
     def evaluate(self, data: TokenFile, batch_size: int) -> Sums:
-        """Return loss and metrics over a whole token file, without gradients."""
+        """Return loss and metrics over a whole token file, without gradients, in smaller rows if memory runs out.
+
+        Raises:
+            MedcodeError: the loss is not finite.
+        """
+        self.model.eval()
+        try:
+            while True:
+                try:
+                    sums, ran_out = self._evaluated(data, batch_size), False
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error) or self.world.sharded or batch_size == 1:
+                        raise
+                    ran_out = True
+                if not self.world.any(ran_out):
+                    return sums.plus(self.world)
+                batch_size = max(1, batch_size // 2)
+        finally:
+            self.model.train()
+
+    def _evaluated(self, data: TokenFile, batch_size: int) -> Sums:
         import torch
 
         places = list(range(len(data)))
         sums = Sums(weight=self.objective.weight(data, places))
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                for start in range(0, len(places), batch_size * self.world.size):
-                    some = places[start : start + batch_size * self.world.size]
-                    for _, (row_places, counts) in self._dealt(data, some, rows=self.world.size):
-                        self._row_loss(data, row_places, sums, counts)
-        finally:
-            self.model.train()
-        return sums.plus(self.world)
+        with torch.no_grad():
+            for start in range(0, len(places), batch_size * self.world.size):
+                some = places[start : start + batch_size * self.world.size]
+                for _, (row_places, counts) in self._dealt(data, some, rows=self.world.size):
+                    self._row_loss(data, row_places, sums, counts)
+                    refuse_not_finite(sums.loss, "validation", data.example_ids[row_places].tolist())
+        return sums
 
     def _dealt(
         self, data: TokenFile, places: Sequence[int], rows: int | None = None
@@ -164,13 +185,12 @@ class RowComputer:
         )
 
 
-def refuse_not_finite(loss: float, step: int, example_ids: Sequence[int]) -> None:
+def refuse_not_finite(loss: float, where: str, example_ids: Sequence[int]) -> None:
     """Raise MedcodeError if a loss is NaN or infinite."""
     if not math.isfinite(loss):
         ids = ", ".join(map(str, example_ids))
         raise MedcodeError(
-            f"training step {step + 1}: loss is {loss} at example_id {ids}; "
-            "lower training.learning_rate or training.max_grad_norm"
+            f"{where}: loss is {loss} at example_id {ids}; lower training.learning_rate or training.max_grad_norm"
         )
 
 
@@ -186,4 +206,4 @@ def out_of_memory(error: BaseException) -> bool:
 def _seed(seed: int, step: int, row: int) -> None:
     import torch
 
-    torch.manual_seed((seed * 1_000_003 + step) * 65_536 + row)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_536 + row) % 2**63)

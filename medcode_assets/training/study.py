@@ -94,7 +94,7 @@ def sampler(seed: int, done: int) -> Any:
     """Return the sampler of one trial: seeded once, a resumed search would begin its random numbers again."""
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed * 100_003 + done, n_startup_trials=RANDOM_TRIALS)
+    return TPESampler(seed=(seed * 100_003 + done) % 2**32, n_startup_trials=RANDOM_TRIALS)
 
 
 def counted(study: "Study") -> "list[FrozenTrial]":

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from medcode_assets.training.job import CODES, METRIC, TrainingJob
+from medcode_assets.training.steps import RowComputer
 from medcode_assets.training.token_file import TokenFile
-from medcode_assets.training.world import World
 
 DOCUMENTS_AT_ONCE = 8
 
 
-def task_metric(job: TrainingJob, folder: Path, model: Any, world: World) -> Callable[[], dict[str, float]] | None:
+def task_metric(job: TrainingJob, folder: Path, computer: RowComputer) -> Callable[[], dict[str, float]] | None:
     """Return the function that measures, or None where there is nothing to measure.
 
     Only the first process measures. Where the model is shared out over processes nothing is measured: each of them
     would have to write answers of equally many tokens.
     """
+    model, world = computer.model, computer.world
     if job.max_codes == 0 or not (folder / METRIC).exists() or world.sharded or not world.first:
+        return None
+    notes = TokenFile(folder / METRIC)
+    if not len(notes):
         return None
     from medcode_serving.codes.vocabulary import Vocabulary
     from medcode_serving.decoding import build_trie
@@ -30,7 +34,6 @@ def task_metric(job: TrainingJob, folder: Path, model: Any, world: World) -> Cal
 
     tokenizer = load_tokenizer(job.base_path)
     trie = build_trie(tokenizer, [code.text for code in Vocabulary.read(folder / CODES).codes])
-    notes = TokenFile(folder / METRIC)
     training = job.training
 
     def measure() -> dict[str, float]:
@@ -39,7 +42,8 @@ def task_metric(job: TrainingJob, folder: Path, model: Any, world: World) -> Cal
         plain.eval()
         plain.set_attn_implementation("sdpa")
         try:
-            return micro_f1(plain, trie, notes, job.max_codes, int(tokenizer.pad_token_id), training.metric_seconds)
+            with computer.autocast():  # an adapter's weights are fp32 whatever the base's are
+                return micro_f1(plain, trie, notes, job.max_codes, int(tokenizer.pad_token_id), training.metric_seconds)
         finally:
             plain.set_attn_implementation(implementation)
             model.train()
@@ -65,10 +69,11 @@ def micro_f1(model: Any, trie: Any, notes: TokenFile, max_codes: int, pad: int, 
     while done < len(notes) and (done == 0 or time.monotonic() - started < seconds):
         batch = [notes[place] for place in range(done, min(done + DOCUMENTS_AT_ONCE, len(notes)))]
         prompts = [note["prompt_ids"].tolist() for note in batch]
-        room = model.config.max_position_embeddings - max(map(len, prompts))
-        answers = write_answers(
-            model, trie, prompts, max_codes=max_codes, max_tokens=min(room, max_codes * (trie.longest + 1)), pad=pad
-        )
+        most = max_codes * (trie.longest + 1)
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions is not None:
+            most = min(most, positions - max(map(len, prompts)))
+        answers = write_answers(model, trie, prompts, max_codes=max_codes, max_tokens=most, pad=pad)
         for note, answer in zip(batch, answers, strict=True):
             codes, gold = {code.index for code in answer}, set(note["gold"].tolist())
             right, predicted, asked = right + len(codes & gold), predicted + len(codes), asked + len(gold)

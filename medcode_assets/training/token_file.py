@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medcode_assets.training.writing import refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -23,13 +24,20 @@ def write_tokens(con: "duckdb.DuckDBPyConnection", query: str, file: Path, param
     """Write a query's rows (`example_id` and columns of token ids) to an Arrow file; returns their number.
 
     The file is written aside and renamed.
+
+    Raises:
+        MedcodeError: the disk is full or the folder cannot be written.
     """
     import pyarrow as pa
 
     aside = file.with_suffix(".part")
     rows = 0
     reader = con.sql(query, params=list(parameters)).to_arrow_reader(BATCH)
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, reader.schema) as writer:
+    with (
+        refusing_unwritable(file),
+        pa.OSFile(str(aside), "wb") as sink,
+        pa.ipc.new_file(sink, reader.schema) as writer,
+    ):
         for batch in reader:
             writer.write_batch(batch)
             rows += batch.num_rows

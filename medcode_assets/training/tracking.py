@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_serving.bundle import Bundle
+from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,8 +24,8 @@ BUNDLE_TAG = "medcode.bundle"
 DAGSTER_TAG = "medcode.dagster_run"
 PUBLISHED = "published"
 """The alias that follows LATEST; MLflow keeps `latest` for the highest number, which need not be what is served."""
-REGISTRY_RETRIES = 3
-"""MLflow's own 7 would hold up a bundle for four minutes where the server is gone."""
+RETRIES = 3
+"""MLflow's own 7 would hold up a training or a bundle for four minutes where the server is gone."""
 
 
 @dataclass
@@ -81,22 +82,32 @@ def tracked_run(
         tags: Tags to record.
         run_id: Of a run that was cut off, to go on with; a new one if the store does not know it.
         parent: The run under which MLflow shows this one.
+
+    Raises:
+        MedcodeError: the server or store cannot be reached.
     """
     _quiet_mlflow()
     from mlflow import MlflowClient
     from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     folder = (home / "mlruns").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    client = MlflowClient(tracking_uri=uri)
-    known = client.get_experiment_by_name(experiment)
-    # A server keeps artifacts where it keeps them: no folder of this machine is any use to its readers.
-    artifacts = None if _is_server(uri) else f"file://{folder}"
-    experiment_id = known.experiment_id if known else client.create_experiment(experiment, artifacts)
     if parent is not None:
         tags = {**tags, "mlflow.parentRunId": parent.run_id}
-    run_id = _known_run(client, run_id) or _new_run(client, experiment_id, parameters)
+    try:
+        with few_retries():
+            client = MlflowClient(tracking_uri=uri)
+            known = client.get_experiment_by_name(experiment)
+            # A server keeps artifacts where it keeps them: no folder of this machine is any use to its readers.
+            artifacts = None if _is_server(uri) else f"file://{folder}"
+            experiment_id = known.experiment_id if known else client.create_experiment(experiment, artifacts)
+            run_id = _known_run(client, run_id) or _new_run(client, experiment_id, parameters)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise MedcodeError(f"logging.mlflow_uri {uri}: not to be had ({reason}); start it, or set null") from None
     tracked = TrackedRun(client, run_id, experiment_id, uri)
     try:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -107,15 +118,26 @@ def tracked_run(
     client.set_terminated(run_id, tracked.ends_as)
 
 
+def close_abandoned_run(uri: str, run_id: str) -> None:
+    """Close the run of a training that nobody will go on with."""
+    _quiet_mlflow()
+    from mlflow import MlflowClient
+
+    with few_retries():
+        TrackedRun(MlflowClient(tracking_uri=uri), run_id, "", uri).end(run_id, "KILLED")
+
+
 def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
 def _quiet_mlflow() -> None:
-    """Before MLflow is imported: no telemetry, and no line for every run and every migration of a new store."""
+    """No telemetry, which is chosen before MLflow is imported, and no line for every run and migration of a store."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    import mlflow  # noqa: F401 - which sets its logger's level
+
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -169,7 +191,7 @@ def register_bundle(bundle: Bundle, latest: str, uri: str, run_id: str | None) -
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with _few_retries():
+        with few_retries():
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return _registered(client, bundle, latest, uri, run_id)
     except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -179,13 +201,13 @@ def register_bundle(bundle: Bundle, latest: str, uri: str, run_id: str | None) -
 
 
 @contextmanager
-def _few_retries() -> Iterator[None]:
+def few_retries() -> Iterator[None]:
     """Let MLflow give up soon; whoever set its retries has decided already."""
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     if name in os.environ:
         yield
         return
-    os.environ[name] = str(REGISTRY_RETRIES)
+    os.environ[name] = str(RETRIES)
     try:
         yield
     finally:

@@ -47,33 +47,34 @@ class Throughput:
         }
 
 
+EARLY_STEPS = 20
+
+
+@dataclass
 class LossWatch:
     """Stops a training whose loss explodes, before hours are spent on it.
 
     Exploded is a loss of three times the running mean that is also twice as high as any of the first steps: small
-    steps of single notes vary, but not to where the model was worse than before it learned anything.
+    steps of single notes vary, but not to where the model was worse than before it learned anything. Checkpoints keep
+    what was seen, so that a resumed training judges as an undisturbed one.
     """
 
-    EARLY_STEPS = 20
-
-    def __init__(self) -> None:
-        """Start with nothing seen; after a resume, the next steps count as the first."""
-        self._steps = 0
-        self._mean = 0.0
-        self._highest_early = 0.0
+    steps: int = 0
+    mean: float = 0.0
+    highest_early: float = 0.0
 
     def refuse_explosion(self, loss: float, norm: float, step: int, example_ids: Sequence[int]) -> None:
         """Raise MedcodeError if a step's mean loss exploded or its gradients are not finite."""
-        exploded = self._steps >= self.EARLY_STEPS and loss > max(3 * self._mean, 2 * self._highest_early)
+        exploded = self.steps >= EARLY_STEPS and loss > max(3 * self.mean, 2 * self.highest_early)
         if exploded or not math.isfinite(norm):
-            what = f"loss jumped from {self._mean:.3g} to {loss:.3g}" if exploded else f"gradient norm is {norm}"
+            what = f"loss jumped from {self.mean:.3g} to {loss:.3g}" if exploded else f"gradient norm is {norm}"
             ids = ", ".join(map(str, example_ids))
             raise MedcodeError(
                 f"training step {step}: {what} at example_id {ids}; "
                 "lower training.learning_rate or training.max_grad_norm"
             )
-        if self._steps < self.EARLY_STEPS:
-            self._highest_early = max(self._highest_early, loss)
-        self._steps += 1
-        weight = max(0.05, 1 / self._steps)
-        self._mean += weight * (loss - self._mean)
+        if self.steps < EARLY_STEPS:
+            self.highest_early = max(self.highest_early, loss)
+        self.steps += 1
+        weight = max(0.05, 1 / self.steps)
+        self.mean += weight * (loss - self.mean)

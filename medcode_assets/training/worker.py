@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from medcode_assets.training.job import ERROR
-from medcode_assets.training.launch import LAUNCHER_PID, forget_outcome
+from medcode_assets.training.job import ERROR, finished, forget_outcome
+from medcode_assets.training.launch import LAUNCHER_PID
 from medcode_assets.training.progress import metrics_line
 from medcode_serving.errors import MedcodeError
 
@@ -32,6 +32,8 @@ def main(folder: Path) -> int:
     rank, restarts = int(os.environ.get("RANK", "0")), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if restarts and (folder / ERROR).exists():
         return USER_MISTAKE
+    if restarts and finished(folder):
+        return 0  # it died after the last word
     if not restarts and rank == 0:
         forget_outcome(folder)
     # Every process would warn of the same things.
@@ -47,7 +49,6 @@ def main(folder: Path) -> int:
 
 def _train(folder: Path, pipes: "PipesContext | None", rank: int) -> int:
     from medcode_assets.training.loop import train
-    from medcode_assets.training.steps import out_of_memory
 
     def tell(step: int, metrics: dict[str, float]) -> None:
         if pipes is not None:
@@ -58,16 +59,6 @@ def _train(folder: Path, pipes: "PipesContext | None", rank: int) -> int:
         result = train(folder, tell)
     except MedcodeError as error:
         _leave_error(folder, rank, str(error))
-        return USER_MISTAKE
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        _leave_error(
-            folder,
-            rank,
-            f"process {rank} of the training: out of memory; lower training.batch_size or data.max_prompt_tokens, set "
-            "training.gradient_checkpointing=true, or share the model out (compute.sharding=full)",
-        )
         return USER_MISTAKE
     if pipes is not None:
         pipes.log.info(

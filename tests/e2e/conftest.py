@@ -18,7 +18,7 @@ from .background import in_background, started
 TOKENIZE = ["--base-model=embedded", "--set=data.max_prompt_tokens=256"]
 SMALL = [
     *TOKENIZE,
-    "--set=training.epochs=0.3",
+    "--set=training.epochs=0.5",
     "--set=training.gradient_checkpointing=false",
     "--set=training.learning_rate=3e-3",
     "--set=training.batch_size=16",

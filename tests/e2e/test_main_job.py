@@ -69,7 +69,11 @@ def mimic_iii_job(folder: Path) -> Job:
     mimic_dir = write_synthetic_mimic(folder / "iii", release="mimic-iii", admissions=200, seed=2)
     arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iii", *SMALL]
     home = folder / "home"
-    return Job(home, mimic_dir, medcode("run", *arguments, "--set=evaluation.untuned_base=false", home=home))
+    return Job(
+        home,
+        mimic_dir,
+        medcode("run", *arguments, "--set=training.epochs=1", "--set=evaluation.untuned_base=false", home=home),
+    )
 
 
 def test_mimic_iii_in_upper_case(mimic_iii_job: Job) -> None:

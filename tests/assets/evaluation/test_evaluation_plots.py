@@ -42,7 +42,7 @@ def test_bars_of_several_engines():
 @pytest.mark.parametrize("points", [[], [(1, 2.0)], [(step, 1 / step) for step in range(1, 200)]])
 def test_loss_curves_of_any_length(points):
     assert loss_curve(points).startswith(PNG)
-    assert loss_curve(points, eval_points=[(1, 1.5)]).startswith(PNG)
+    assert loss_curve(points, [(1, {"loss": 1.5}), (2, {"loss": 1.2, "micro_f1": 0.4}), (3, {})]).startswith(PNG)
 
 
 @pytest.mark.parametrize("bars", [{}, {0: 1}, {0: 2, 24: 1, 97: 1}])

@@ -126,6 +126,16 @@ def test_a_loss_that_explodes_stops_the_training() -> None:
         LossWatch().refuse_explosion(1.0, float("inf"), 1, [3])
 
 
+def test_a_resumed_training_judges_its_loss_as_an_undisturbed_one(base: LocalModel, tmp_path: Path) -> None:
+    folder = make_job(tmp_path, base, training={**EVERY_STEP, "epochs": 8})
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, kill_at(25))
+    checkpoint = newest_checkpoint(folder, "0" * 64)
+    assert checkpoint is not None
+    assert checkpoint.manifest["watch"]["steps"] in (24, 25)
+    assert 3.5 < checkpoint.manifest["watch"]["highest_early"] < 5
+
+
 def test_early_stopping_keeps_the_best_weights(base: LocalModel, tmp_path: Path) -> None:
     misleading = [{**example, "completion_ids": [40, 1]} for example in LEARNABLE[:8]]
     settings = {"early_stopping": 2, "keep": "best", "epochs": 20, "warmup_ratio": 0.0}
@@ -237,8 +247,35 @@ def _other_model() -> Any:
 
 
 def test_an_unknown_target_module_is_refused(base: LocalModel, tmp_path: Path) -> None:
-    with pytest.raises(MedcodeError, match=r"lora\.target_modules \['nope'\]: no such layers"):
-        train(make_job(tmp_path, base, lora={"target_modules": ["nope"]}))
+    with pytest.raises(MedcodeError, match=r"lora\.target_modules \['nope'\]: PEFT lays no such adapter"):
+        train(make_job(tmp_path / "none", base, lora={"target_modules": ["nope"]}))
+    with pytest.raises(MedcodeError, match=r"no layer v_porj in base model 'owner/tiny'"):
+        train(make_job(tmp_path / "one", base, lora={"target_modules": ["q_proj", "v_porj"]}))
+
+
+def test_a_base_with_a_missing_weight_is_refused(base: LocalModel, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base.path, tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    save_file(weights, file, {"format": "pt"})
+    damaged = LocalModel(base.id, tmp_path / "base", base.revision)
+    with pytest.raises(MedcodeError, match=r"1 weights are missing .* the first is model\.layers\.0\.mlp\.down_proj"):
+        train(make_job(tmp_path / "job", damaged))
+
+
+def test_a_base_that_is_gone_is_one_line(tmp_path: Path, base: LocalModel) -> None:
+    gone = LocalModel(base.id, tmp_path / "gone", base.revision)
+    with pytest.raises(MedcodeError, match=r"base model 'owner/tiny': .*config\.json cannot be read"):
+        train(make_job(tmp_path / "job", gone))
+
+
+def test_any_seed_will_do(base: LocalModel, tmp_path: Path) -> None:
+    assert train(make_job(tmp_path, base, training={"seed": 2**40, "epochs": 1})).steps == 4
 
 
 def test_an_empty_train_split_is_refused(base: LocalModel, tmp_path: Path) -> None:

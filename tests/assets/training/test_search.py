@@ -1,5 +1,6 @@
 """Real studies of real trainings: tiny models, Optuna's and MLflow's sqlite files."""
 
+import logging
 import math
 import multiprocessing
 import os
@@ -237,22 +238,28 @@ def test_full_fine_tuning_searches_the_learning_rate_alone(search: Search) -> No
     assert set(suggest(full, optuna.create_study().ask())) == {"training.learning_rate"}
 
 
-def test_what_was_found_is_sealed_and_feeds_the_adapter_by_choice(search: Search, tmp_path: Path) -> None:
+def test_what_was_found_is_sealed_and_feeds_the_adapter_by_choice(
+    search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     target = tmp_path / "search"
     lora, training = LoraSettings(target_modules=["q_proj"]), TrainingSettings(epochs=7)
-    said: list[str] = []
+    caplog.set_level(logging.INFO)
+    log = logging.getLogger("test")
     with pytest.raises(MedcodeError, match="materialize asset icd/search first"):
-        use_best(target, "icd", lora, training, said.append)
+        use_best(target, "icd", "", lora, training, log)
 
     find_settings(asking(search, 2), target, anew=False)
     facts = made(target)
     best = facts["best"]
-    lora, training = use_best(target, "icd", lora, training, said.append)
+    lora, training = use_best(target, "icd", facts["fingerprint"], lora, training, log)
     assert (lora.r, lora.alpha, lora.dropout) == (best["lora.r"], best["lora.alpha"], best["lora.dropout"])
     assert isinstance(lora.r, int)
     assert training.learning_rate == best["training.learning_rate"]
     assert (lora.target_modules, training.epochs) == (["q_proj"], 7)
-    assert "training.learning_rate=" in said[0]
+    assert "training.learning_rate=" in caplog.text
+    assert "made from other tokens" not in caplog.text
+    use_best(target, "icd", "of other tokens", lora, training, log)
+    assert "icd/search was made from other tokens, base model or settings" in caplog.text
     assert len(facts["trials"]) == 2
     assert not (search.folder / "tokens").exists()
 
