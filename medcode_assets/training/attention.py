@@ -148,17 +148,12 @@ def _varlen(
 
     bounds = _bounds(layout, query.device)
     longest = max(span.end - span.start for span in layout.spans)
-    tokens_first = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    output: torch.Tensor = varlen_attn(
-        *tokens_first,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [tokens, heads, head width]
+    grouped = query.shape[1] != key.shape[1]
+    output = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=grouped
     )
+    assert not isinstance(output, tuple)  # that is what it returns where more was asked for
     return output.unsqueeze(0)
 
 

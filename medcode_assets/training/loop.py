@@ -235,8 +235,8 @@ def clip_and_step(optimizer: "torch.optim.Optimizer", rate: float, max_norm: flo
     if scaler:
         scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    found: Any = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = float(found.full_tensor() if hasattr(found, "full_tensor") else found)
     for group in optimizer.param_groups:
         group["lr"] = rate
     if scaler:

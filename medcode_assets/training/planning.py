@@ -172,18 +172,18 @@ def check_memory(job: TrainingJob, folder: Path) -> MemoryCheck:
     processes = job.compute.processes * job.compute.machines
     stage = stage_of(job, device, processes)
     columns = [data.lengths[name] for name in data.columns]
-    row = fullest_row(sum(columns), job.training, processes, packed=packs_rows(stage))
+    total = np.sum(columns, axis=0)
+    row = fullest_row(total, job.training, processes, packed=packs_rows(stage))
     lengths = [tuple(int(column[place]) for column in columns) for place in row]
     found = plan(stage, lengths, processes=processes)
     memory = available_memory(job, device)
     warning = None
     if found.peak > memory * (1 - MARGIN):
-        total = sum(columns)
-        longest, typical = int(np.argmax(total)), int(np.argsort(total)[len(total) // 2])
-        examples = [tuple(int(column[place]) for column in columns) for place in (longest, typical)]
+        by_length = np.argsort(total)
+        longest, typical = (tuple(int(column[by_length[at]]) for column in columns) for at in (-1, len(total) // 2))
         warning = (
             f"training needs about {found.peak / GIB:.1f} GiB and {memory / GIB:.1f} GiB are free on {device} "
-            f"({MARGIN:.0%} of them to spare): {advice(stage, *examples, memory, processes=processes)}"
+            f"({MARGIN:.0%} of them to spare): {advice(stage, longest, typical, memory, processes=processes)}"
         )
     return MemoryCheck(found, memory, [sum(example) for example in lengths], warning)
 

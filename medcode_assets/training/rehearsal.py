@@ -200,11 +200,12 @@ def _rehearse(stage: Stage, lengths: Lengths) -> "dict[str, Bytes]":
 def computer_for(model: Any, objective: str, training: TrainingSettings, compute: "torch.dtype") -> "RowComputer":
     """Return what computes a step's examples in one row on the CPU, or on fakes of it."""
     from medcode_assets.training.objectives.dpo import DirectPreference
+    from medcode_assets.training.objectives.objective import Objective
     from medcode_assets.training.objectives.sft import SupervisedFineTuning
     from medcode_assets.training.steps import RowComputer
     from medcode_assets.training.world import World
 
-    chosen = SupervisedFineTuning() if objective == "sft" else DirectPreference(beta=0.1)
+    chosen: Objective = SupervisedFineTuning() if objective == "sft" else DirectPreference(beta=0.1)
     return RowComputer(model, chosen, packs(training, model), 0, "cpu", compute, World(), rows=1)
 
 

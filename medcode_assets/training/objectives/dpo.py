@@ -22,7 +22,7 @@ class DirectPreference:
     Chosen and rejected answer share one prompt in the row, which is computed once.
     """
 
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    columns: tuple[str, ...] = ("prompt_ids", "chosen_ids", "rejected_ids")
 
     def __init__(self, beta: float) -> None:
         """Take how far the model may move from its reference; less beta, further."""

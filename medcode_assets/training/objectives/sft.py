@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class SupervisedFineTuning:
     """Mean cross entropy over all completion tokens of a step, in nats a token."""
 
-    columns = ("prompt_ids", "completion_ids")
+    columns: tuple[str, ...] = ("prompt_ids", "completion_ids")
 
     def weight(self, data: "TokenFile", places: Sequence[int]) -> int:
         """Return the number of completion tokens."""
