@@ -81,7 +81,7 @@ def loss_curve(points: Sequence[tuple[int, float]], looks: Sequence[tuple[int, M
             right.grid(visible=False)
             axis.plot([], [], color=_COLOURS[2], marker="s", markersize=4, linestyle="--", label="micro F1 (right)")
         if points or eval_points:
-            axis.legend(loc="upper right")
+            axis.legend(loc="best")
         return _png(figure)
 
 
@@ -94,10 +94,12 @@ def search_trials(trials: Sequence[tuple[int, float, bool]]) -> bytes:
     complete = [(number, value) for number, value, early in trials if not early]
     early_ones = [(number, value) for number, value, early in trials if early]
     best = [min(value for _, value in complete[: place + 1]) for place in range(len(complete))]
+    from matplotlib.ticker import MaxNLocator
+
     with _figure(width=6.0, height=3.0) as (figure, axes):
         axis = axes[0]
         axis.set(xlabel="trial", ylabel="validation loss (nats a token)", title="Search")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if complete:
             axis.step([number for number, _ in complete], best, where="post", color=_COLOURS[2], label="best so far")
             axis.plot(*zip(*complete, strict=True), "o", color=_COLOURS[0], label="complete")
