@@ -66,7 +66,7 @@ def holders(file: Path) -> str:
             holder = json.loads(sign.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             continue  # just released, or just being signed
-        if _alive(holder["pid"]):
+        if alive(holder["pid"]):
             names.append(f"{holder['purpose']} (process {holder['pid']}, since {holder['since']})")
         else:
             sign.unlink(missing_ok=True)
@@ -95,7 +95,8 @@ def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

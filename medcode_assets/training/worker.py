@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from medcode_assets.locks import alive
 from medcode_assets.training.job import ERROR, finished, forget_outcome
 from medcode_assets.training.launch import LAUNCHER_PID
 from medcode_assets.training.progress import metrics_line
@@ -87,19 +88,9 @@ def _leave_error(folder: Path, rank: int, line: str) -> None:
 def _end_with_those_who_wait() -> NoReturn:
     """End this process once torchrun or the launcher was killed: else it would train on, beside its successor."""
     torchrun, launcher = os.getppid(), os.environ.get(LAUNCHER_PID)
-    while os.getppid() == torchrun and (launcher is None or _alive(int(launcher))):
+    while os.getppid() == torchrun and (launcher is None or alive(int(launcher))):
         time.sleep(1)
     os._exit(1)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's, but alive
-    return True
 
 
 if __name__ == "__main__":

@@ -151,6 +151,6 @@ def test_a_mistake_is_one_line_and_is_made_once(
 ) -> None:
     make_job(tmp_path, base, EXAMPLES, lora={"target_modules": ["nope"]})
     (tmp_path / "result.json").write_text(TrainingResult().model_dump_json())  # of an earlier start
-    with pytest.raises(MedcodeError, match=r"^lora\.target_modules \['nope'\]: PEFT lays no such adapter over base model"):
+    with pytest.raises(MedcodeError, match=r"^lora\.target_modules \['nope'\]: PEFT lays no such adapter"):
         launched_training(tmp_path, ComputeSettings(max_restarts=3), Subprocesses())
     assert capfd.readouterr().err.count("Loading weights") <= 1
