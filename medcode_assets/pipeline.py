@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from medcode_assets.config import Settings
 from medcode_assets.locks import try_lock, waiting_lock
+from medcode_assets.writing import refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -46,9 +48,17 @@ def dagster_home(home: Path) -> Path:
 
 @contextmanager
 def open_instance(home: Path) -> Iterator["DagsterInstance"]:
-    """Open the persistent instance and tidy up what killed commands left behind."""
+    """Open the persistent instance and tidy up what killed commands left behind.
+
+    Raises:
+        MedcodeError: the folder of all state cannot be written.
+    """
     import dagster as dg
 
+    with refusing_unwritable(home):
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=home):
+            pass
     # Dagster creates its databases when they are first opened, and fails if another process is doing so.
     with waiting_lock(
         home / "dagster" / "opening.lock",

@@ -27,8 +27,8 @@ from medcode_assets.training.models import effective_mode
 from medcode_assets.training.planning import check_memory
 from medcode_assets.training.token_file import write_tokens
 from medcode_assets.training.tracking import close_abandoned_run, tracked_run
-from medcode_assets.training.writing import refusing_unwritable
 from medcode_assets.warehouse import fingerprint, inputs, one_value
+from medcode_assets.writing import refusing_unwritable
 from medcode_serving.adapters import ADAPTER_WEIGHTS
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import DecodingSettings, file_sha256

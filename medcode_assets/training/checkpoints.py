@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcode_assets.training.job import CHECKPOINTS, TrainingResult
 from medcode_assets.training.world import own_share, whole_tensor
-from medcode_assets.training.writing import refusing_unwritable
+from medcode_assets.writing import refusing_unwritable
 from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 

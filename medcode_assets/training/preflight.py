@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medcode_assets.training.job import TrainingJob
 from medcode_assets.training.token_file import TokenFile
-from medcode_assets.training.writing import refusing_unwritable
+from medcode_assets.writing import refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:

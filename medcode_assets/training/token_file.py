@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medcode_assets.training.writing import refusing_unwritable
+from medcode_assets.writing import refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:

@@ -70,3 +70,14 @@ def test_the_real_demo_without_notes_says_what_is_missing(tmp_path: Path) -> Non
     assert "expected note/discharge.csv.gz (from MIMIC-IV-Note" in result.stderr
     assert not list(home.glob("warehouse/*"))
     assert not list(home.glob("sources/*"))
+
+
+def test_a_folder_for_the_state_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    mimic_dir = write_synthetic_mimic(tmp_path / "mimic", release="mimic-iv", admissions=20, seed=3)
+    home = tmp_path / "file" / "home"
+    result = medcode("train", "--mimic-dir", mimic_dir, "--dataset-version", "mimic-iv", home=home)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"medcode: {home}: not written (Not a directory); make room there, or name another folder with --output-dir"
+    ]
