@@ -11,6 +11,9 @@ from medcode_assets.training.world import World
 
 logger = logging.getLogger(__name__)
 
+GIVEN_UP_AFTER = 3
+"""Entries in a row that MLflow did not take: each costs some seconds of waiting."""
+
 LogMetrics = Callable[[int, dict[str, float]], None]
 """Told (optimizer step, metrics by name)."""
 
@@ -56,14 +59,20 @@ def _mlflow_logger(job: TrainingJob) -> LogMetrics | None:
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
-    client, run = MlflowClient(tracking_uri=job.mlflow_uri), job.mlflow_run
+    client, run, failures = MlflowClient(tracking_uri=job.mlflow_uri), job.mlflow_run, 0
 
     def log(step: int, metrics: dict[str, float]) -> None:
+        nonlocal failures
+        if failures >= GIVEN_UP_AFTER:
+            return
         now = int(time.time() * 1000)
         try:
             with few_retries():
                 client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+            failures = 0
         except MlflowException as error:  # hours of training are worth more than a point of a curve
-            logger.warning("step %d: metrics not recorded in MLflow (%s)", step, type(error).__name__)
+            failures += 1
+            last = ", and none from here on" if failures == GIVEN_UP_AFTER else ""
+            logger.warning("step %d: metrics not recorded in MLflow (%s)%s", step, type(error).__name__, last)
 
     return log

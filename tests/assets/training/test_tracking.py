@@ -8,6 +8,7 @@ import mlflow
 import pytest
 
 from medcode_assets.metadata import mlflow_metadata
+from medcode_assets.training.loop import train
 from medcode_assets.training.tracking import ModelVersion, TrackedRun, register_bundle, tracked_run
 from medcode_serving.bundle import (
     BaseModelRef,
@@ -18,7 +19,10 @@ from medcode_serving.bundle import (
     Metric,
     Provenance,
 )
+from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
+
+from .jobs import make_job, tiny_base
 
 
 def bundle(version: str) -> Bundle:
@@ -106,3 +110,28 @@ def test_without_the_server_a_bundle_is_published_all_the_same(
         assert register_bundle(bundle("v-one"), "v-one", "http://127.0.0.1:9", "0" * 32) is None
     assert "bundle v-one is not in MLflow's registry at http://127.0.0.1:9" in caplog.text
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+
+
+CLOSED = "http://127.0.0.1:9"
+"""Nothing listens there."""
+
+
+def test_a_server_that_is_not_there_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        pytest.raises(
+            MedcodeError, match=rf"^logging\.mlflow_uri {CLOSED}: not to be had \(.*\); start it, or set null$"
+        ),
+        tracked_run(home, CLOSED, "icd", parameters={}, tags={}),
+    ):
+        pass
+
+
+def test_a_server_that_goes_away_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = make_job(tmp_path / "job", tiny_base(tmp_path / "base"), mlflow_uri=CLOSED, mlflow_run="gone")
+    assert train(folder).steps == 12
+    assert caplog.text.count("metrics not recorded in MLflow") == 3
+    assert "and none from here on" in caplog.text
