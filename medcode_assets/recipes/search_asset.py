@@ -10,7 +10,7 @@ from medcode_assets.config import LoggingSettings, LoraSettings, SearchSettings,
 from medcode_assets.evaluation.plots import search_trials
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import markdown_table, mlflow_metadata, picture
-from medcode_assets.recipes.fitting import chosen_base, write_training_data
+from medcode_assets.recipes.fitting import alone_in, chosen_base, write_training_data
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.recipes.searching import ASSET, find_settings, search_fingerprint
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
@@ -57,39 +57,40 @@ def search_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         lora, training = read(config, "lora", LoraSettings), read(config, "training", TrainingSettings)
         chosen, logging = read(config, "search", SearchSettings), read(config, "logging", LoggingSettings)
-        with warehouse.connect(context, read_only=True) as con:
-            made_from = search_fingerprint(con, recipe.name, base, lora, training, chosen)
-            facts = made(target)
-            same = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-            unchanged = same and facts is not None and facts["counted"] >= chosen.trials
+        with alone_in(target, context.run_id, context.log.warning):
+            with warehouse.connect(context, read_only=True) as con:
+                made_from = search_fingerprint(con, recipe.name, base, lora, training, chosen)
+                facts = made(target)
+                same = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+                unchanged = same and facts is not None and facts["counted"] >= chosen.trials
+                if not unchanged:
+                    tokens = data_folder(folder, made_from)
+                    if config.drop_existing:
+                        shutil.rmtree(tokens, ignore_errors=True)
+                    write_training_data(con, recipe.name, tokens, 0, chosen.max_examples)
             if not unchanged:
-                tokens = data_folder(folder, made_from)
-                if config.drop_existing:
-                    shutil.rmtree(tokens, ignore_errors=True)
-                write_training_data(con, recipe.name, tokens, 0, chosen.max_examples)
-        if not unchanged:
-            job = TrainingJob(
-                recipe=recipe.name,
-                base_model=base.id,
-                base_path=base.path.resolve(),
-                base_revision=base.revision,
-                fingerprint=made_from,
-                compute=compute.settings,
-                lora=lora,
-                training=training,
-                logging_steps=logging.steps,
-                mlflow_uri=logging.mlflow_uri,
-            )
-            study = Search(
-                job,
-                chosen,
-                folder,
-                train=lambda trial, on_metrics: compute.train(context, trial, on_metrics),
-                home=home.path,
-                tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
-                say=context.log.info,
-            )
-            find_settings(study, target, anew=config.drop_existing)
+                job = TrainingJob(
+                    recipe=recipe.name,
+                    base_model=base.id,
+                    base_path=base.path.resolve(),
+                    base_revision=base.revision,
+                    fingerprint=made_from,
+                    compute=compute.settings,
+                    lora=lora,
+                    training=training,
+                    logging_steps=logging.steps,
+                    mlflow_uri=logging.mlflow_uri,
+                )
+                study = Search(
+                    job,
+                    chosen,
+                    folder,
+                    train=lambda trial, on_metrics: compute.train(context, trial, on_metrics),
+                    home=home.path,
+                    tags={"medcode.partition": partition, "medcode.dagster_run": context.run_id},
+                    say=context.log.info,
+                )
+                find_settings(study, target, anew=config.drop_existing)
         facts = required(target, f"{recipe.name}/{ASSET}")
         return dg.MaterializeResult(
             metadata={**_metadata(facts), "unchanged": unchanged, "fingerprint": made_from},
