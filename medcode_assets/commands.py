@@ -41,6 +41,8 @@ def run_stage(
     materialize_version(stage, home, version, settings, drop_existing=drop_existing)
     if stage in ("evaluate", "export", "run"):
         print_evaluation(home, version.name)
+    if stage == "search":
+        print_search(home, version.name)
     typer.echo(f"\nDagster UI: medcode ui{_output_dir_flag(home)}")
     if stage in ("run", "export"):
         typer.echo(f"Serve it:   medcode serve{_output_dir_flag(home)}")
@@ -117,6 +119,17 @@ def print_evaluation(home: Path, partition: str) -> None:
     file = home / "artifacts" / "icd" / partition / "evaluation" / "evaluation.json"
     if file.exists():
         typer.echo("\n" + report_table(read_report(file)))
+
+
+def print_search(home: Path, partition: str) -> None:
+    """Print the best settings of a version's search, and how to train with them."""
+    from medcode_assets.artifacts import required
+
+    found = required(home / "artifacts" / "icd" / partition / "search", "icd/search")
+    typer.echo(f"\nBest of {found['counted']} trials, validation loss {found['best_value']:.4f} nats a token:")
+    for name, value in found["best"].items():
+        typer.echo(f"  {name}: {value:.4g}")
+    typer.echo("Train with them: medcode train ... --set search.use_best=true")
 
 
 def start_ui(home: Path, host: str, port: int, config: Path | None) -> None:
