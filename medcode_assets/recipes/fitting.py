@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import link_or_copy, making, required
-from medcode_assets.config import LoraSettings, TrainingSettings
+from medcode_assets.config import ComputeSettings, LoggingSettings, LoraSettings, TrainingSettings
 from medcode_assets.locks import waiting_lock
 from medcode_assets.recipes.bundling import trained_codes
 from medcode_assets.training.job import (
@@ -87,6 +87,32 @@ def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSet
     prompt = one_value(con, f"SELECT max_prompt_tokens FROM {recipe}.token_limits")
     codes = one_value(con, f"SELECT max(len(answer)) FROM {recipe}.examples WHERE split = 'train'")
     return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes or 0), sections=sections_hash())
+
+
+def training_job(
+    recipe: str,
+    base: LocalModel,
+    made_from: str,
+    compute: ComputeSettings,
+    lora: LoraSettings,
+    training: TrainingSettings,
+    logging: LoggingSettings,
+    max_codes: int = 0,
+) -> TrainingJob:
+    """Return the job of a training; `max_codes` of an answer, where micro F1 is measured on the way."""
+    return TrainingJob(
+        recipe=recipe,
+        base_model=base.id,
+        base_path=base.path.resolve(),
+        base_revision=base.revision,
+        fingerprint=made_from,
+        compute=compute,
+        lora=lora,
+        training=training,
+        logging_steps=logging.steps,
+        max_codes=max_codes,
+        mlflow_uri=logging.mlflow_uri,
+    )
 
 
 def write_training_data(

@@ -41,6 +41,7 @@ from medcode_assets.recipes.fitting import (
     discard_training,
     fit_adapter,
     trained_limits,
+    training_job,
     write_training_data,
 )
 from medcode_assets.recipes.recipe import Recipe
@@ -49,7 +50,6 @@ from medcode_assets.recipes.searching import search_fingerprint, use_best
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
-from medcode_assets.training.job import TrainingJob
 from medcode_assets.training.tracking import register_bundle
 from medcode_serving.bundle import CODES, DecodingSettings, is_published, latest_version, open_bundle, publish
 
@@ -97,19 +97,8 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     write_training_data(con, recipe.name, folder, training.metric_documents)
                     decoding = trained_limits(con, recipe.name)
             if not unchanged:
-                job = TrainingJob(
-                    recipe=recipe.name,
-                    base_model=base.id,
-                    base_path=base.path.resolve(),
-                    base_revision=base.revision,
-                    fingerprint=made_from,
-                    compute=compute.settings,
-                    lora=lora,
-                    training=training,
-                    logging_steps=logging.steps,
-                    max_codes=decoding.max_codes if training.metric_documents else 0,
-                    mlflow_uri=logging.mlflow_uri,
-                )
+                most = decoding.max_codes if training.metric_documents else 0
+                job = training_job(recipe.name, base, made_from, compute.settings, lora, training, logging, most)
                 fit_adapter(
                     job,
                     folder,
@@ -128,11 +117,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 **{name: value for name, value in facts.items() if value is not None and name not in hidden},
                 **mlflow_metadata(facts),
                 "settings": dg.MetadataValue.json(facts["settings"]),
-                **(
-                    {"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))}
-                    if search.use_best
-                    else {}
-                ),
+                **(_searched(recipe) if search.use_best else {}),
                 "unchanged": unchanged,
                 "fingerprint": made_from,
                 "loss": picture(curves, "training loss"),
@@ -144,6 +129,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
 
 
 def _searched(recipe: Recipe) -> dict[str, dg.MetadataValue[dg.AssetKey]]:
+    """Return the link to the search whose settings were taken, which is no dependency in the graph."""
     return {"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))}
 
 

@@ -10,13 +10,12 @@ from medcode_assets.config import LoggingSettings, LoraSettings, SearchSettings,
 from medcode_assets.evaluation.plots import search_trials
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import markdown_table, mlflow_metadata, picture
-from medcode_assets.recipes.fitting import alone_in, chosen_base, write_training_data
+from medcode_assets.recipes.fitting import alone_in, chosen_base, training_job, write_training_data
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.recipes.searching import ASSET, find_settings, search_fingerprint
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
-from medcode_assets.training.job import TrainingJob
 from medcode_assets.training.search import Search, data_folder
 
 
@@ -69,18 +68,7 @@ def search_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                         shutil.rmtree(tokens, ignore_errors=True)
                     write_training_data(con, recipe.name, tokens, 0, chosen.max_examples)
             if not unchanged:
-                job = TrainingJob(
-                    recipe=recipe.name,
-                    base_model=base.id,
-                    base_path=base.path.resolve(),
-                    base_revision=base.revision,
-                    fingerprint=made_from,
-                    compute=compute.settings,
-                    lora=lora,
-                    training=training,
-                    logging_steps=logging.steps,
-                    mlflow_uri=logging.mlflow_uri,
-                )
+                job = training_job(recipe.name, base, made_from, compute.settings, lora, training, logging)
                 study = Search(
                     job,
                     chosen,
