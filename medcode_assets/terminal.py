@@ -16,10 +16,12 @@ class _Lines(logging.Handler):
         self._started: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        event = (getattr(record, "dagster_meta", None) or {}).get("dagster_event")
+        meta = getattr(record, "dagster_meta", None) or {}
+        event = meta.get("dagster_event")
         if event is None:
             if record.levelno >= self._least:
-                sys.stderr.write(f"    {record.getMessage()}\n")
+                # Without job, run and step, which Dagster puts before a message: the terminal shows one run.
+                sys.stderr.write(f"    {meta.get('orig_message') or record.getMessage()}\n")
         elif event.event_type_value == "STEP_START":
             self._started[event.step_key] = time.monotonic()
         elif event.event_type_value == "ASSET_MATERIALIZATION":
