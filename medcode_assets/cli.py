@@ -86,6 +86,35 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
+def _materialize(
+    stage: str,
+    mimic_dir: Path,
+    dataset_version: str,
+    name: str | None,
+    num_patients: int | None,
+    config: Path | None,
+    output_dir: Path | None,
+    base_model: str | None,
+    device: str | None,
+    assignments: list[str] | None,
+    drop_existing: bool,
+) -> None:
+    from medcode_assets.commands import run_stage
+
+    flags = {"data.num_patients": num_patients, "model.base": base_model, "compute.device": device}
+    run_stage(
+        stage,
+        home=output_dir or medcode_home(),
+        mimic_dir=mimic_dir,
+        release=dataset_version,
+        name=name,
+        config=config,
+        flags={key: value for key, value in flags.items() if value is not None},
+        assignments=assignments or [],
+        drop_existing=drop_existing,
+    )
+
+
 def _stage_command(stage: str, purpose: str) -> None:
     """Add a command that materializes one stage of the graph."""
 
@@ -101,23 +130,18 @@ def _stage_command(stage: str, purpose: str) -> None:
         set_: Set = None,
         drop_existing: DropExisting = False,
     ) -> None:
-        from medcode_assets.commands import run_stage
-
-        flags = {
-            "data.num_patients": num_patients,
-            "model.base": base_model,
-            "compute.device": device,
-        }
-        run_stage(
+        _materialize(
             stage,
-            home=output_dir or medcode_home(),
-            mimic_dir=mimic_dir,
-            release=dataset_version,
-            name=name,
-            config=config,
-            flags={key: value for key, value in flags.items() if value is not None},
-            assignments=set_ or [],
-            drop_existing=drop_existing,
+            mimic_dir,
+            dataset_version,
+            name,
+            num_patients,
+            config,
+            output_dir,
+            base_model,
+            device,
+            set_,
+            drop_existing,
         )
 
     app.command(stage, help=purpose)(command)
@@ -128,8 +152,57 @@ _stage_command("prepare", "MIMIC's files to raw tables, cohort, facts, splits an
 _stage_command("tokenize", "`prepare`, and the examples to token ids.")
 _stage_command("search", "`tokenize`, and short trainings that look for better settings of the adapter.")
 _stage_command("train", "`tokenize`, and a LoRA adapter from them.")
-_stage_command("evaluate", "`train`, and the adapter measured beside the baselines.")
 _stage_command("export", "`evaluate`, publish the bundle, and write its GGUF file.")
+
+
+@app.command()
+def evaluate(
+    mimic_dir: Annotated[
+        Path | None, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")
+    ] = None,
+    dataset_version: Annotated[
+        str | None, typer.Option("--dataset-version", help="Release: mimic-iii, mimic-iv, or with its number.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="Instead: paired differences of two evaluations. Each is a bundle version (its beginning is enough) "
+            "or `latest`; VERSION:ENGINE names a baseline.",
+        ),
+    ] = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="With --compare: whose evaluations.")] = "icd",
+    name: Name = None,
+    num_patients: NumPatients = None,
+    config: Config = None,
+    output_dir: OutputDir = None,
+    base_model: BaseModel = None,
+    device: Device = None,
+    set_: Set = None,
+    drop_existing: DropExisting = False,
+) -> None:
+    """`train`, and the adapter measured beside the baselines, with a report; or compare two evaluations."""
+    if compare is not None:
+        from medcode_assets.commands import compare_evaluations
+
+        compare_evaluations(output_dir or medcode_home(), recipe, *compare)
+        return
+    if mimic_dir is None or dataset_version is None:
+        raise MedcodeError("evaluate: give --mimic-dir and --dataset-version, or --compare A B")
+    _materialize(
+        "evaluate",
+        mimic_dir,
+        dataset_version,
+        name,
+        num_patients,
+        config,
+        output_dir,
+        base_model,
+        device,
+        set_,
+        drop_existing,
+    )
 
 
 InferenceConfig = Annotated[

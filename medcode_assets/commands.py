@@ -116,9 +116,41 @@ def print_evaluation(home: Path, partition: str) -> None:
     """Print the metrics of a version's evaluation, if there is one."""
     from medcode_assets.evaluation.report import read_report, report_table
 
-    file = home / "artifacts" / "icd" / partition / "evaluation" / "evaluation.json"
-    if file.exists():
+    artifacts = home / "artifacts" / "icd" / partition
+    if (file := artifacts / "evaluation" / "evaluation.json").exists():
         typer.echo("\n" + report_table(read_report(file)))
+    if (page := artifacts / "report" / "report.html").exists():
+        typer.echo(f"\nReport:     {page}")
+
+
+def compare_evaluations(home: Path, recipe: str, first: str, second: str) -> None:
+    """Print the paired differences of two evaluations.
+
+    Args:
+        home: MEDCODE_HOME.
+        recipe: Whose evaluations.
+        first: A bundle version, how it begins, or `latest`; `:ENGINE` behind it names a baseline.
+        second: The other one.
+
+    Raises:
+        MedcodeError: there is no such evaluation, or they measured different questions.
+    """
+    require_assets_extra()
+    from medcode_assets.evaluation.history import ADAPTER, KeptEvaluation, compare_kept, find_evaluation
+    from medcode_assets.evaluation.report import difference_table
+    from medcode_serving.bundle import latest_version
+
+    def found(name: str) -> tuple[KeptEvaluation, str]:
+        version, _, engine = name.partition(":")
+        version = latest_version(home / "bundles", recipe) if version == "latest" else version
+        return find_evaluation(home, recipe, version), engine or ADAPTER
+
+    sides = found(first), found(second)
+    names = [f"{kept.about.version}:{engine}" for kept, engine in sides]
+    rows = compare_kept(*sides, names=(names[0], names[1]))
+    documents = sides[0][0].report.documents
+    typer.echo(f"{names[0]} minus {names[1]}, paired bootstrap over the same {documents} test documents:\n")
+    typer.echo(difference_table(rows))
 
 
 def print_search(home: Path, partition: str) -> None:

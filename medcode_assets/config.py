@@ -283,6 +283,40 @@ class EvaluationSettings(_Section):
     batch_size: int = Field(default=16, ge=1, description="Notes that are decoded together.")
     max_documents: int = Field(default=0, ge=0, description="Documents a split, the same each time; 0: all.")
     untuned_base: bool = Field(default=True, description="Also evaluate the base model without the adapter.")
+    calibration: Literal["auto", "temperature", "isotonic", "none"] = Field(
+        default="auto",
+        description="How probabilities are calibrated on validation; auto: isotonic where there are enough codes.",
+    )
+    resamples: int = Field(default=1000, ge=100, le=100_000, description="Bootstrap samples behind each interval.")
+
+
+GATES = {
+    "outputs_parse": "What the adapter writes is codes.",
+    "not_collapsed": "Metrics are finite and the adapter does not give every document the same codes.",
+    "above_frequency_prior": "Test micro F1 above the frequency prior.",
+    "above_untuned_base": "Test micro F1 above the untuned base.",
+    "no_regression": "Not significantly below the served adapter on the same test split (paired bootstrap).",
+}
+"""What a bundle must pass before LATEST names it (medcode_assets/evaluation/gates.py)."""
+
+
+class GateSettings(_Section):
+    """What decides whether a bundle is published."""
+
+    relax: list[str] = Field(
+        default=[], description=f"Gates that may fail and be published all the same, of {', '.join(GATES)}."
+    )
+    most_dropped: float = Field(
+        default=0.05, ge=0, le=1, description="outputs_parse: fragments that are no code, of all that was answered."
+    )
+
+    @field_validator("relax")
+    @classmethod
+    def _known(cls, relax: list[str]) -> list[str]:
+        for gate in relax:
+            if gate not in GATES:
+                raise ValueError(f"unknown gate {gate!r}; choose from {', '.join(GATES)}")
+        return relax
 
 
 class ExportSettings(_Section):
@@ -322,6 +356,7 @@ class Settings(BaseSettings):
     warehouse: WarehouseSettings = WarehouseSettings()
     automation: AutomationSettings = AutomationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    gates: GateSettings = GateSettings()
     export: ExportSettings = ExportSettings()
     logging: LoggingSettings = LoggingSettings()
 

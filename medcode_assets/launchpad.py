@@ -22,8 +22,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "tokens": ("data",),
     "adapter": ("lora", "training", "search", "logging"),
     "search": ("lora", "training", "search", "logging"),
+    "frequency_prior": ("evaluation",),
+    "linear": ("evaluation",),
+    "untuned_base": ("evaluation",),
     "evaluation": ("evaluation",),
-    "bundle": (),
+    "errors": (),
+    "report": (),
+    "bundle": ("gates",),
     "gguf": ("export",),
 }
 """Which sections of training-config.yaml each asset reads; `raw` stands for every raw table."""

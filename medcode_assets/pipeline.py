@@ -26,7 +26,7 @@ STOPS_AT = {
     "tokenize": "tokens",
     "search": "search",
     "train": "adapter",
-    "evaluate": "evaluation",
+    "evaluate": "report",
     "export": "gguf",
     "run": "gguf",
 }
@@ -199,8 +199,24 @@ def materialize(
                 run_id=run_id,
             )
         except DagsterAssetCheckFailedError as error:
-            raise MedcodeError(f"a blocking check failed: {' '.join(str(error).split())}") from None
+            reasons = _failed_checks(instance, run_id) or " ".join(str(error).split())
+            raise MedcodeError(f"a blocking check failed: {reasons}") from None
     return StageResult(run_id, assets)
+
+
+def _failed_checks(instance: "DagsterInstance", run_id: str) -> str:
+    """Say which blocking checks of a run failed, and why."""
+    from dagster import AssetCheckSeverity, DagsterEventType
+
+    failed = []
+    for record in instance.get_records_for_run(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION).records:
+        event = record.event_log_entry.dagster_event
+        found = event.asset_check_evaluation_data if event else None
+        if found and not found.passed and found.blocking and found.severity == AssetCheckSeverity.ERROR:
+            reason = found.metadata.get("reason") or found.metadata.get("problems")
+            asset = found.asset_check_key.asset_key.to_user_string()
+            failed.append(f"{asset}: {found.check_name}" + (f": {reason.value}" if reason else ""))
+    return "; ".join(failed)
 
 
 def close_abandoned_runs(instance: "DagsterInstance", home: Path) -> list[str]:

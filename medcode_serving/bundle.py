@@ -4,6 +4,8 @@
       bundle.json       what is in the bundle and where it came from (`BundleManifest`)
       adapter/          what was trained, safetensors only, in one of three forms (`medcode_serving.adapters`)
       codes.parquet     system, code, text, description, frequency (`medcode_serving.codes.vocabulary`)
+      linear/           optional: the linear baseline (`medcode_serving.engines.linear`)
+      gates.json        whether LATEST may name it, and why not; rewritten whenever that is decided
       gguf/             optional, added later as a whole, with a manifest.json of its own
     bundles/<recipe>/LATEST   names one version
 
@@ -15,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +25,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medcode_serving.calibration import Calibration
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no calibration and no baselines."""
 MANIFEST = "bundle.json"
 ADAPTER = "adapter"
 CODES = "codes.parquet"
+LINEAR = "linear"
+GATES = "gates.json"
 GGUF = "gguf"
 LATEST = "LATEST"
 
@@ -59,9 +67,13 @@ class Metric(_Frozen):
 
     name: str = Field(description="e.g. micro_f1")
     value: float
-    engine: str = Field(description="What predicted: adapter, base_model, frequency_prior.")
+    engine: str = Field(description="What predicted: adapter, untuned_base, linear, frequency_prior.")
     split: str = Field(description="train, validation or test")
-    label_space: str = Field(description="closed or open, as defined in medcode_assets/evaluation/metrics.py")
+    label_space: str = Field(description="closed, open or caml, as defined in medcode_assets/evaluation/metrics.py")
+    level: str = Field(default="code", description="What counts as the same: the code, its category or its chapter.")
+    group: str = Field(default="all", description="Codes it is over: all, or a group's name, as system:icd10cm.")
+    low: float | None = Field(default=None, description="Lower end of the 95 % bootstrap interval over documents.")
+    high: float | None = Field(default=None, description="Upper end.")
 
 
 class DataVersion(_Frozen):
@@ -71,6 +83,7 @@ class DataVersion(_Frozen):
     release: str = Field(description="mimic-iii or mimic-iv")
     sources: dict[str, str] = Field(description="sha256 of each source file, by table.")
     split_hash: str = Field(description="sha256 over the sorted (patient, split) pairs.")
+    train_documents: int = Field(default=0, ge=0, description="Training documents that code frequencies are out of.")
 
 
 class Provenance(_Frozen):
@@ -83,6 +96,29 @@ class Provenance(_Frozen):
     dagster_run: str | None = None
 
 
+class Decision(_Frozen):
+    """How an engine's probabilities become codes; chosen on validation, never on test."""
+
+    threshold: float = Field(ge=0, le=1, description="Codes below this calibrated probability are not predicted.")
+    calibration: Calibration = Field(
+        default=Calibration(), description="From the engine's probabilities to calibrated ones."
+    )
+
+
+class Gate(_Frozen):
+    """One condition for LATEST to name a bundle."""
+
+    name: str
+    passed: bool
+    relaxed: bool = Field(default=False, description="Not passed, but the settings let it go: gates.relax names it.")
+    reason: str = Field(description="What was compared, with its numbers.")
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it keeps LATEST where it is."""
+        return not self.passed and not self.relaxed
+
+
 class BundleManifest(_Frozen):
     """The contents of bundle.json."""
 
@@ -93,7 +129,13 @@ class BundleManifest(_Frozen):
     base_model: BaseModelRef
     prompt: PromptTemplate
     decoding: DecodingSettings
-    threshold: float = Field(ge=0, le=1, description="Codes below this probability are not predicted.")
+    threshold: float = Field(ge=0, le=1, description="Codes below this calibrated probability are not predicted.")
+    calibration: Calibration = Field(
+        default=Calibration(), description="From the adapter's probabilities to calibrated ones."
+    )
+    baselines: dict[str, Decision] = Field(
+        default_factory=dict, description="Threshold and calibration of every baseline that can be served, by name."
+    )
     metrics: tuple[Metric, ...] = ()
     data: DataVersion
     provenance: Provenance
@@ -117,9 +159,23 @@ class Bundle:
         """Parquet file of the code vocabulary."""
         return self.path / CODES
 
+    @property
+    def linear(self) -> Path:
+        """Folder of the linear baseline; may be missing."""
+        return self.path / LINEAR
 
-def write_bundle(root: Path, manifest: BundleManifest, *, adapter: Path, codes: Path) -> Bundle:
+    def decision(self, engine: str) -> Decision:
+        """Return threshold and calibration of an engine: a baseline's own, or the adapter's for any other."""
+        manifest = self.manifest
+        return manifest.baselines.get(engine, Decision(threshold=manifest.threshold, calibration=manifest.calibration))
+
+
+def write_bundle(
+    root: Path, manifest: BundleManifest, *, adapter: Path, codes: Path, linear: Path | None = None
+) -> Bundle:
     """Write `<root>/<recipe>/<version>` from a manifest (its `files` are filled in here), an adapter and its codes.
+
+    `linear` is the folder of the linear baseline.
 
     Raises:
         MedcodeError: the version exists already, or the adapter holds weights that are not safetensors.
@@ -133,6 +189,8 @@ def write_bundle(root: Path, manifest: BundleManifest, *, adapter: Path, codes: 
     try:
         shutil.copytree(adapter, aside / ADAPTER)
         shutil.copyfile(codes, aside / CODES)
+        if linear is not None:
+            shutil.copytree(linear, aside / LINEAR)
         sealed = manifest.model_copy(update={"files": checksums(aside)})
         (aside / MANIFEST).write_text(sealed.model_dump_json(indent=2))
         aside.chmod(0o755)  # mkdtemp gives 0700, and a bundle is often served by another user
@@ -155,7 +213,7 @@ def open_bundle(path: Path) -> Bundle:
         raise MedcodeError(f"{path}: no {MANIFEST} there; name a bundle folder, or publish one: medcode run") from None
     except json.JSONDecodeError as error:
         raise MedcodeError(f"{path / MANIFEST}: not JSON (line {error.lineno}); publish the bundle anew") from None
-    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+    if not isinstance(raw, dict) or raw.get("schema_version") not in READABLE:
         raise MedcodeError(f"{path / MANIFEST}: schema_version is not {SCHEMA_VERSION}; use the medcode that wrote it")
     try:
         manifest = BundleManifest.model_validate(raw)
@@ -175,6 +233,22 @@ def _verify_files(path: Path, expected: dict[str, str]) -> None:
             raise MedcodeError(f"{path / name}: not part of the bundle; remove it")
         if expected[name] != found[name]:
             raise MedcodeError(f"{path / name}: changed since it was published; publish the bundle anew: medcode run")
+
+
+def write_gates(bundle: Bundle, gates: Sequence[Gate]) -> None:
+    """Keep with a bundle whether it may be published and why not. It is no part of what is checksummed."""
+    file = bundle.path / GATES
+    aside = bundle.path.with_name(f".{bundle.path.name}.{GATES}.{os.getpid()}")  # outside: a reader checks all files
+    aside.write_text(json.dumps([gate.model_dump() for gate in gates], indent=2) + "\n")
+    aside.replace(file)
+
+
+def read_gates(bundle: Bundle) -> tuple[Gate, ...]:
+    """Return the gates that a bundle was last held against; none if it never was."""
+    try:
+        return tuple(Gate.model_validate(gate) for gate in json.loads((bundle.path / GATES).read_text()))
+    except FileNotFoundError:
+        return ()
 
 
 def publish(bundle: Bundle) -> None:
@@ -210,11 +284,11 @@ def latest_bundle(root: Path, recipe: str) -> Bundle:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file below a folder, but bundle.json and gguf/, by its path relative to it."""
+    """Return the sha256 of every file below a folder, but bundle.json, gates.json and gguf/, by its relative path."""
     return {
         str(file.relative_to(folder)): file_sha256(file)
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.relative_to(folder).parts[0] not in (MANIFEST, GGUF)
+        if file.is_file() and file.relative_to(folder).parts[0] not in (MANIFEST, GATES, GGUF)
     }
 
 

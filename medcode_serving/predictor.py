@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from medcode_serving.bundle import Bundle, latest_bundle, open_bundle
 from medcode_serving.engines.loading import load_engine
-from medcode_serving.engines.protocol import Engine, Prediction, above_threshold
+from medcode_serving.engines.protocol import Engine, Prediction, above_threshold, calibrate
 from medcode_serving.errors import MedcodeError
 from medcode_serving.settings import GenerationSettings, InferenceSettings
 
@@ -21,7 +21,8 @@ class PredictedCode(BaseModel):
     code: str = Field(description="With its system's dots.", examples=["E11.9"])
     description: str | None = Field(examples=["Type 2 diabetes mellitus without complications"])
     probability: float | None = Field(
-        description="In [0, 1], not calibrated; null where a remote engine tells none.", examples=[0.93]
+        description="In [0, 1], calibrated on the validation split; null where a remote engine tells none.",
+        examples=[0.93],
     )
 
 
@@ -38,7 +39,10 @@ class PredictionResponse(BaseModel):
 
     codes: list[PredictedCode] = Field(description="Most probable first.")
     model: ModelIdentity
-    engine: str = Field(description="What predicted: transformers or litellm.", examples=["transformers"])
+    engine: str = Field(
+        description="What predicted: transformers, litellm, linear, untuned_base or frequency_prior.",
+        examples=["transformers"],
+    )
     threshold: float = Field(description="Codes below this probability were left out.", examples=[0.4])
     truncated: bool = Field(
         description="The note was too long and was shortened; its least telling sections were not read."
@@ -56,7 +60,9 @@ class Predictor:
         self.engine = engine
         self.loaded_at = datetime.now(UTC)
         manifest = bundle.manifest
-        self.threshold = manifest.threshold if generation.threshold is None else generation.threshold
+        decision = bundle.decision(engine.name)
+        self.threshold = decision.threshold if generation.threshold is None else generation.threshold
+        self._calibration = decision.calibration
         self._top_k = generation.top_k
         self._identity = ModelIdentity(
             recipe=manifest.recipe, version=manifest.version, base_model=manifest.base_model.id
@@ -107,7 +113,7 @@ class Predictor:
                     description=code.description,
                     probability=code.probability,
                 )
-                for code in above_threshold(prediction, threshold, top_k)
+                for code in above_threshold(calibrate(prediction, self._calibration), threshold, top_k)
             ],
             model=self._identity,
             engine=self.engine.name,

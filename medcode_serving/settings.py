@@ -19,9 +19,10 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """What predicts."""
 
-    engine: Literal["transformers", "litellm"] = Field(
+    engine: Literal["transformers", "litellm", "linear", "untuned_base", "frequency_prior"] = Field(
         default="transformers",
-        description="transformers: the bundle's adapter, on this machine; litellm: the server that `remote` names.",
+        description="transformers: the bundle's adapter, on this machine; litellm: the server that `remote` names; "
+        "linear: the bundle's linear baseline, in milliseconds; untuned_base and frequency_prior: to compare with.",
     )
     recipe: str = Field(default="icd", description="Recipe whose bundle is served.")
     bundle: Path | None = Field(default=None, description="A bundle's folder; null takes the one LATEST names.")

@@ -1,1 +1,1 @@
-"""How good an engine's codes are: predictions, one threshold, metrics, report and plots."""
+"""How good an engine's codes are: calibration, one threshold, metrics with intervals, errors, report and gates."""

@@ -4,36 +4,57 @@ Gold and predicted codes are sparse 0/1 matrices [documents, codes] over the sam
 counted per code; C is the set of codes that a number is taken over (shared/field/coding.md; Edin et al.,
 SIGIR 2023):
 
-closed  C = codes with a positive in the evaluated split; predictions of other codes are discarded, which
-flatters. open    C = every code known or predicted: all columns.
+closed  C = codes with a positive in the evaluated documents; predictions of other codes are discarded, which
+        flatters.
+open    C = every code known or predicted: all columns.
+caml    C as open, but macro F1 is the harmonic mean of macro precision and macro recall, as in the evaluation
+        of Mullenbach et al. (NAACL 2018; caml-mimic, evaluation.py).
 
     micro F1 = Σtp / (Σtp + ½(Σfp + Σfn)),  macro F1 = mean over C of tp / (tp + ½(fp + fn))
 
-Macro F1 is the mean of the codes' F1s and not the harmonic mean of macro precision and recall. 0/0 is 0: a
-code that nobody predicted has precision 0, and an open code that is neither asked for nor predicted has F1 0.
+But in caml, macro F1 is the mean of the codes' F1s. 0/0 is 0: a code that nobody predicted has precision 0, and an
+open code that is neither asked for nor predicted has F1 0.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
-
-from medcode_serving.bundle import Metric
-from medcode_serving.errors import MedcodeError
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_array
 
-LabelSpace = Literal["closed", "open"]
+LabelSpace = Literal["closed", "open", "caml"]
 
 
 @dataclass(frozen=True)
 class CodeCounts:
-    """True positives, false positives and false negatives of each code: three int64 arrays [codes]."""
+    """True positives, false positives and false negatives of each code: three arrays [codes] or [codes, samples]."""
 
     tp: "np.ndarray"
     fp: "np.ndarray"
     fn: "np.ndarray"
+
+
+@dataclass(frozen=True)
+class CodePairs:
+    """Right, predicted and gold (code, document) pairs: three 0/1 matrices [codes, documents], float64."""
+
+    right: "csr_array"
+    predicted: "csr_array"
+    gold: "csr_array"
+
+    def counts(self, weights: "np.ndarray") -> CodeCounts:
+        """Count every code's pairs in weighted samples of the documents.
+
+        Args:
+            weights: How often a sample holds a document, float64 [documents, samples].
+
+        Returns:
+            float64 arrays [codes, samples]; exact, because sums of integers.
+        """
+        tp = self.right @ weights
+        return CodeCounts(tp=tp, fp=self.predicted @ weights - tp, fn=self.gold @ weights - tp)
 
 
 def indicator_matrix(index_sets: Sequence[Iterable[int]], codes: int) -> "csr_array":
@@ -53,73 +74,81 @@ def indicator_matrix(index_sets: Sequence[Iterable[int]], codes: int) -> "csr_ar
     return csr_array((np.ones(len(columns), dtype=np.int64), columns, offsets), shape=(len(rows), codes))
 
 
-def code_counts(gold: "csr_array", predicted: "csr_array") -> CodeCounts:
-    """Count tp, fp and fn of every column.
+def code_pairs(gold: "csr_array", predicted: "csr_array") -> CodePairs:
+    """Return the pairs of two 0/1 matrices [documents, codes], by code.
 
     Raises:
         ValueError: the matrices have different shapes, or values other than 0 and 1.
     """
     import numpy as np
+    from scipy.sparse import csr_array
 
     if gold.shape != predicted.shape:
         raise ValueError(f"gold is {gold.shape}, predicted is {predicted.shape}")
     for matrix in (gold, predicted):
         if not np.isin(matrix.data, (0, 1)).all():
             raise ValueError("gold and predicted must hold 0 and 1 only; apply a threshold first")
-    tp = np.asarray(gold.multiply(predicted).sum(axis=0), dtype=np.int64).ravel()
-    predictions = np.asarray(predicted.sum(axis=0), dtype=np.int64).ravel()
-    positives = np.asarray(gold.sum(axis=0), dtype=np.int64).ravel()
-    return CodeCounts(tp=tp, fp=predictions - tp, fn=positives - tp)
+    pairs = (gold.multiply(predicted), predicted, gold)
+    return CodePairs(*(csr_array(matrix.T, dtype=np.float64) for matrix in pairs))
 
 
-def in_label_space(counts: CodeCounts, label_space: LabelSpace) -> CodeCounts:
-    """Return the counts of the codes that a label space takes numbers over."""
-    if label_space == "open":
-        return counts
-    kept = counts.tp + counts.fn > 0
-    return CodeCounts(tp=counts.tp[kept], fp=counts.fp[kept], fn=counts.fn[kept])
-
-
-def precision_recall_f1(counts: CodeCounts) -> dict[str, float]:
-    """Return micro and macro precision, recall and F1 over the codes of `counts`, each in [0, 1]."""
-    tp, fp, fn = counts.tp, counts.fp, counts.fn
-    return {
-        "micro_precision": _mean_ratio(tp.sum(keepdims=True), (tp + fp).sum(keepdims=True)),
-        "micro_recall": _mean_ratio(tp.sum(keepdims=True), (tp + fn).sum(keepdims=True)),
-        "micro_f1": _mean_ratio(2 * tp.sum(keepdims=True), (2 * tp + fp + fn).sum(keepdims=True)),
-        "macro_precision": _mean_ratio(tp, tp + fp),
-        "macro_recall": _mean_ratio(tp, tp + fn),
-        "macro_f1": _mean_ratio(2 * tp, 2 * tp + fp + fn),
-    }
-
-
-def measure(gold: "csr_array", predicted: "csr_array", *, engine: str, split: str) -> tuple[Metric, ...]:
-    """Return every metric in every label space, ready for a bundle.
-
-    Args:
-        gold: 0/1 matrix [documents, codes].
-        predicted: 0/1 matrix of the same shape, the threshold already applied.
-        engine: What predicted: adapter, base_model, frequency_prior.
-        split: train, validation or test.
-
-    Raises:
-        MedcodeError: no document of the split has a code.
-    """
-    counts = code_counts(gold, predicted)
-    if not (counts.tp + counts.fn).any():
-        raise MedcodeError(
-            f"the {split} split has {gold.shape[0]} documents and none has a code; check the cohort: medcode prepare"
-        )
-    return tuple(
-        Metric(name=name, value=value, engine=engine, split=split, label_space=space)
-        for space in get_args(LabelSpace)
-        for name, value in precision_recall_f1(in_label_space(counts, space)).items()
-    )
-
-
-def _mean_ratio(numerator: "np.ndarray", denominator: "np.ndarray") -> float:
-    """Return the mean of the element-wise ratios, 0/0 being 0."""
+def code_counts(gold: "csr_array", predicted: "csr_array") -> CodeCounts:
+    """Count tp, fp and fn of every column, int64 [codes]. Raises as `code_pairs` does."""
     import numpy as np
 
-    ratios = np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
-    return float(ratios.mean()) if len(ratios) else 0.0
+    counts = code_pairs(gold, predicted).counts(np.ones((gold.shape[0], 1)))
+    return CodeCounts(*(values[:, 0].astype(np.int64) for values in (counts.tp, counts.fp, counts.fn)))
+
+
+def precision_recall_f1(counts: CodeCounts, label_space: LabelSpace) -> dict[str, float]:
+    """Return micro and macro precision, recall and F1 over all codes of `counts` [codes], each in [0, 1]."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    one_sample = CodeCounts(*(values[:, None] for values in (counts.tp, counts.fp, counts.fn)))
+    every_code = csr_array(np.ones((1, len(counts.tp))))
+    found = grouped_precision_recall_f1(one_sample, every_code, label_space)
+    return {name: float(values[0, 0]) for name, values in found.items()}
+
+
+def grouped_precision_recall_f1(
+    counts: CodeCounts, groups: "csr_array", label_space: LabelSpace
+) -> dict[str, "np.ndarray"]:
+    """Return micro and macro precision, recall and F1 over groups of codes.
+
+    The closed label space is every sample's own: the codes with a positive in it.
+
+    Args:
+        counts: Of every code, [codes, samples].
+        groups: Which codes a group holds, 0/1 [groups, codes].
+        label_space: What C is, within each group.
+
+    Returns:
+        Float64 [groups, samples] by name, each in [0, 1].
+    """
+    tp, fn = counts.tp, counts.fn
+    asked = tp + fn > 0
+    closed = label_space == "closed"
+    fp = counts.fp * asked if closed else counts.fp
+    # A code that is not asked for adds nothing but to the number of classes: its tp, and so each ratio, is 0.
+    classes = groups @ asked.astype(float) if closed else groups.sum(axis=1)[:, None]
+    all_tp, all_fp, all_fn = groups @ tp, groups @ fp, groups @ fn
+    found = {
+        "micro_precision": ratio(all_tp, all_tp + all_fp),
+        "micro_recall": ratio(all_tp, all_tp + all_fn),
+        "micro_f1": ratio(2 * all_tp, 2 * all_tp + all_fp + all_fn),
+        "macro_precision": ratio(groups @ ratio(tp, tp + fp), classes),
+        "macro_recall": ratio(groups @ ratio(tp, tp + fn), classes),
+    }
+    if label_space == "caml":
+        precision, recall = found["macro_precision"], found["macro_recall"]
+        return found | {"macro_f1": ratio(2 * precision * recall, precision + recall)}
+    return found | {"macro_f1": ratio(groups @ ratio(2 * tp, 2 * tp + fp + fn), classes)}
+
+
+def ratio(numerator: "np.ndarray", denominator: "np.ndarray") -> "np.ndarray":
+    """Return the element-wise ratio, 0/0 being 0."""
+    import numpy as np
+
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    return np.divide(numerator, denominator, out=np.zeros(shape), where=denominator > 0)

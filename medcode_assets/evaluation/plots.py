@@ -1,20 +1,30 @@
-"""Pictures for the Dagster UI and the report: each function returns a PNG's bytes."""
+"""Pictures for the Dagster UI: each function returns a PNG's bytes. Those of an evaluation alone: pictures.py."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from medcode_assets.evaluation.html.terms import engine_title, metric_title
 from medcode_assets.evaluation.report import EvaluationReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, readable with every kind of colour vision.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+    from medcode_serving.bundle import Metric
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Okabe and Ito's palette, readable with every kind of colour vision."""
+ENGINE_COLOURS = {
+    "adapter": COLOURS[0],
+    "linear": COLOURS[1],
+    "untuned_base": COLOURS[2],
+    "frequency_prior": "#777777",
+}
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -34,18 +44,18 @@ BARS_TO_LIMIT = 25
 
 
 def engine_bars(report: EvaluationReport) -> bytes:
-    """Draw micro and macro F1 of every engine side by side, one panel a label space, every bar with its value."""
-    with _figure(width=7.6, height=3.2, columns=2) as (figure, axes):
+    """Draw micro and macro F1 of every engine side by side, one panel a label space, each with value and interval."""
+    with figure(width=8.4, height=3.2, columns=2) as (drawing, axes):
         for axis, space in zip(axes, ("open", "closed"), strict=True):
             _engine_panel(axis, report, space)
         axes[0].set_ylabel("F1 on test")
         axes[1].tick_params(labelleft=False)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        figure.suptitle(
+        drawing.legend(handles, labels, loc="outside lower center", ncols=max(len(labels), 1))
+        drawing.suptitle(
             f"{report.documents:,} test documents, {report.codes:,} codes; threshold from validation", fontsize=9, x=0.5
         )
-        return _png(figure)
+        return png(drawing)
 
 
 def loss_curve(points: Sequence[tuple[int, float]], looks: Sequence[tuple[int, Mapping[str, float]]] = ()) -> bytes:
@@ -57,32 +67,32 @@ def loss_curve(points: Sequence[tuple[int, float]], looks: Sequence[tuple[int, M
     """
     eval_points = [(step, look["loss"]) for step, look in looks if "loss" in look]
     f1_points = [(step, look["micro_f1"]) for step, look in looks if "micro_f1" in look]
-    with _figure(width=6.0, height=3.0) as (figure, axes):
+    with figure(width=6.0, height=3.0) as (drawing, axes):
         axis = axes[0]
         if len(points) > 50:
-            axis.plot(*zip(*points, strict=True), color=_COLOURS[0], alpha=0.25, linewidth=0.8)
-            axis.plot(*zip(*_smoothed(points), strict=True), color=_COLOURS[0], label="training, smoothed")
+            axis.plot(*zip(*points, strict=True), color=COLOURS[0], alpha=0.25, linewidth=0.8)
+            axis.plot(*zip(*_smoothed(points), strict=True), color=COLOURS[0], label="training, smoothed")
         elif points:
-            axis.plot(*zip(*points, strict=True), color=_COLOURS[0], label="training")
+            axis.plot(*zip(*points, strict=True), color=COLOURS[0], label="training")
         if eval_points:
-            axis.plot(*zip(*eval_points, strict=True), color=_COLOURS[1], marker="o", markersize=4, label="validation")
+            axis.plot(*zip(*eval_points, strict=True), color=COLOURS[5], marker="o", markersize=4, label="validation")
             step, loss = min(eval_points, key=lambda point: point[1])
             axis.annotate(
-                f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(0, 8), ha="center", color=_COLOURS[1]
+                f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(0, 8), ha="center", color=COLOURS[5]
             )
         axis.set(xlabel="step", ylabel="loss (nats a token)", title="Training loss")
         axis.set_ylim(bottom=0)
         axis.margins(x=0.02)
         if f1_points:
             right = axis.twinx()
-            right.plot(*zip(*f1_points, strict=True), color=_COLOURS[2], marker="s", markersize=4, linestyle="--")
+            right.plot(*zip(*f1_points, strict=True), color=COLOURS[3], marker="s", markersize=4, linestyle="--")
             right.set(ylabel="micro F1 of a few notes")
             right.set_ylim(0, 1)
             right.grid(visible=False)
-            axis.plot([], [], color=_COLOURS[2], marker="s", markersize=4, linestyle="--", label="micro F1 (right)")
+            axis.plot([], [], color=COLOURS[3], marker="s", markersize=4, linestyle="--", label="micro F1 (right)")
         if points or eval_points:
             axis.legend(loc="best")
-        return _png(figure)
+        return png(drawing)
 
 
 def search_trials(trials: Sequence[tuple[int, float, bool]]) -> bytes:
@@ -96,18 +106,18 @@ def search_trials(trials: Sequence[tuple[int, float, bool]]) -> bytes:
     best = [min(value for _, value in complete[: place + 1]) for place in range(len(complete))]
     from matplotlib.ticker import MaxNLocator
 
-    with _figure(width=6.0, height=3.0) as (figure, axes):
+    with figure(width=6.0, height=3.0) as (drawing, axes):
         axis = axes[0]
         axis.set(xlabel="trial", ylabel="validation loss (nats a token)", title="Search")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if complete:
-            axis.step([number for number, _ in complete], best, where="post", color=_COLOURS[2], label="best so far")
-            axis.plot(*zip(*complete, strict=True), "o", color=_COLOURS[0], label="complete")
+            axis.step([number for number, _ in complete], best, where="post", color=COLOURS[2], label="best so far")
+            axis.plot(*zip(*complete, strict=True), "o", color=COLOURS[0], label="complete")
         if early_ones:
-            axis.plot(*zip(*early_ones, strict=True), "x", color=_COLOURS[5], label="ended early, last value")
+            axis.plot(*zip(*early_ones, strict=True), "x", color=COLOURS[5], label="ended early, last value")
         if trials:
             axis.legend(loc="upper right")
-        return _png(figure)
+        return png(drawing)
 
 
 def code_frequencies(admissions: Mapping[str, Sequence[int]]) -> bytes:
@@ -116,14 +126,14 @@ def code_frequencies(admissions: Mapping[str, Sequence[int]]) -> bytes:
     Args:
         admissions: By system, the number of admissions of every code, most frequent first.
     """
-    with _figure(width=6.0, height=3.0) as (figure, axes):
+    with figure(width=6.0, height=3.0) as (drawing, axes):
         axis = axes[0]
         axis.set(xlabel="rank of the code", ylabel="admissions", title="Code frequencies", xscale="log", yscale="log")
-        for colour, (system, counts) in zip(_COLOURS, admissions.items(), strict=False):
+        for colour, (system, counts) in zip(COLOURS, admissions.items(), strict=False):
             axis.plot(range(1, len(counts) + 1), counts, color=colour, label=f"{system}: {len(counts):,} codes")
         if admissions:
             axis.legend(loc="upper right")
-        return _png(figure)
+        return png(drawing)
 
 
 def length_histogram(bars: Mapping[int, int], quantiles: Mapping[int, float], max_tokens: int) -> bytes:
@@ -136,37 +146,83 @@ def length_histogram(bars: Mapping[int, int], quantiles: Mapping[int, float], ma
         max_tokens: Longer prompts are shortened to this.
     """
     width, documents = max_tokens / BARS_TO_LIMIT, sum(bars.values())
-    with _figure(width=6.0, height=3.0) as (figure, axes):
+    with figure(width=6.0, height=3.0) as (drawing, axes):
         axis = axes[0]
         axis.set(xlabel="tokens", ylabel="documents", title="Prompt length")
         if documents:
-            for colour, limited in ((_COLOURS[0], False), (_COLOURS[5], True)):
+            for colour, limited in ((COLOURS[0], False), (COLOURS[5], True)):
                 side = {bar: count for bar, count in bars.items() if (bar >= BARS_TO_LIMIT) == limited}
                 axis.bar([bar * width for bar in side], list(side.values()), width, align="edge", color=colour)
             share = sum(count for bar, count in bars.items() if bar >= BARS_TO_LIMIT) / documents
-            axis.axvline(max_tokens, color=_COLOURS[5], linewidth=1.2, label=f"limit {max_tokens:,}: {share:.1%} cut")
+            axis.axvline(max_tokens, color=COLOURS[5], linewidth=1.2, label=f"limit {max_tokens:,}: {share:.1%} cut")
             for (percentile, value), style in zip(quantiles.items(), ("-", "--", ":"), strict=False):
                 label = "median" if percentile == 50 else f"{percentile}th percentile"
                 axis.axvline(value, color="#333333", linewidth=1, linestyle=style, label=f"{label} {value:,.0f}")
             axis.set_xlim(0, max(max(bars) + 1, BARS_TO_LIMIT) * width)
             axis.legend(loc="upper right", title=f"{documents:,} documents")
-        return _png(figure)
+        return png(drawing)
+
+
+def engine_colours(report: EvaluationReport) -> dict[str, str]:
+    """Return the colour of each engine of a report, the same in all its pictures."""
+    spare = iter(COLOURS[3:] * (1 + len(report.engines)))
+    return {one.engine: ENGINE_COLOURS.get(one.engine) or next(spare) for one in report.engines}
+
+
+def draw_bars(
+    axis: "Axes",
+    places: "np.ndarray",
+    measured: "Mapping[str, Sequence[Metric | None]]",
+    colours: Mapping[str, str],
+    digits: int = 3,
+) -> None:
+    """Draw groups of bars with their 95 % intervals as whiskers.
+
+    Args:
+        axis: Where.
+        places: The middle of each group [groups].
+        measured: By engine, its metric in each group; None leaves the bar's place empty.
+        colours: By engine.
+        digits: Decimal places of the number above each bar.
+    """
+    width = 0.84 / max(len(measured), 1)
+    for index, (engine, metrics) in enumerate(measured.items()):
+        offset = (index - (len(measured) - 1) / 2) * width
+        values = [metric.value if metric else 0.0 for metric in metrics]
+        bars = axis.bar(
+            places + offset,
+            values,
+            width * 0.92,
+            yerr=_whiskers(metrics),
+            error_kw={"elinewidth": 1, "ecolor": "#222222"},
+            capsize=2,
+            color=colours[engine],
+            label=engine_title(engine),
+        )
+        axis.bar_label(
+            bars, [f"{metric.value:.{digits}f}" if metric else "" for metric in metrics], fontsize=6.5, padding=1.5
+        )
 
 
 def _engine_panel(axis: "Axes", report: EvaluationReport, space: str) -> None:
     import numpy as np
 
-    names = [evaluation.engine for evaluation in report.engines]
-    places, width = np.arange(len(names)), 0.38
-    for offset, metric, colour in ((-0.5, "micro_f1", _COLOURS[0]), (0.5, "macro_f1", _COLOURS[1])):
-        values = [evaluation.metric(metric, space) for evaluation in report.engines]
-        bars = axis.bar(places + offset * width, values, width * 0.95, color=colour, label=metric.replace("_f1", " F1"))
-        axis.bar_label(bars, fmt="{:.3f}", fontsize=7.5, padding=1.5)
-    axis.set_xticks(places, [name.replace("_", "\n") for name in names])
+    names = ("micro_f1", "macro_f1")
+    measured = {one.engine: [one.measured(name, space) for name in names] for one in report.engines}
+    draw_bars(axis, np.arange(len(names)), measured, engine_colours(report))
+    axis.set_xticks(range(len(names)), [metric_title(name) for name in names])
     axis.set_ylim(0, 1.08)
     axis.set_yticks(np.linspace(0, 1, 6))
     axis.grid(visible=False, axis="x")
     axis.set_title(f"{space} label space")
+
+
+def _whiskers(metrics: "Sequence[Metric | None]") -> list[list[float]] | None:
+    """Return how far the intervals reach below and above the values; None if there are none."""
+    if not any(metric and metric.low is not None for metric in metrics):
+        return None
+    ends = [(m.value, m.low, m.high) if m and m.low is not None and m.high is not None else (0, 0, 0) for m in metrics]
+    return [[max(value - low, 0) for value, low, _ in ends], [max(high - value, 0) for value, _, high in ends]]
 
 
 def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -180,20 +236,21 @@ def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 @contextmanager
-def _figure(width: float, height: float, columns: int = 1) -> "Iterator[tuple[Figure, Sequence[Axes]]]":
+def figure(width: float, height: float, columns: int = 1) -> "Iterator[tuple[Figure, Sequence[Axes]]]":
     """Give an empty figure of some inches; without pyplot, whose figures live on and are no thread's own."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes: Any = figure.subplots(1, columns, squeeze=False)[0]
-        yield figure, axes
+        drawing = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        FigureCanvasAgg(drawing)
+        axes: Any = drawing.subplots(1, columns, squeeze=False)[0]
+        yield drawing, axes
 
 
-def _png(figure: "Figure") -> bytes:
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
+def png(drawing: "Figure") -> bytes:
+    """Return a figure as a PNG."""
+    picture = BytesIO()
+    drawing.savefig(picture, format="png")
+    return picture.getvalue()

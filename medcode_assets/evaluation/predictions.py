@@ -1,7 +1,9 @@
 """An engine's answers to a split as one table, and the table as a score matrix."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +12,34 @@ from medcode_serving.engines.protocol import Engine, Prediction
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from scipy.sparse import csr_array
 
 CHUNK = 256
 """Documents that an engine is given at once; engines batch inside."""
 
+SECONDS = b"medcode.engine_seconds"
+
 DEPTH = 200
 """Codes kept of one answer, in the engine's order. Ten times what an admission has: a whole vocabulary for each of
 MIMIC-IV's 19,802 test documents would be 160 million rows."""
+
+
+@dataclass(frozen=True)
+class LabelledNotes:
+    """The documents of one split: three lists of one length."""
+
+    split: str
+    """validation or test"""
+    ids: Sequence[int]
+    """hadm_id, all different."""
+    notes: Sequence[str]
+    gold: Sequence[Sequence[Code]]
+    """Each document's true (system, code) pairs, those outside the vocabulary too."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def predict_documents(
@@ -46,17 +67,60 @@ def predict_documents(
     """
     import pyarrow as pa
 
-    batches = []
-    for start in range(0, len(ids), CHUNK):
-        answers = engine.predict(notes[start : start + CHUNK], on_progress=on_progress)
-        chunk_ids = ids[start : start + CHUNK]
-        if len(answers) != len(chunk_ids):
-            raise MedcodeError(
-                f"engine {engine.name}: {len(answers)} answers to {len(chunk_ids)} notes; mend the engine"
-            )
-        rows = [row for hadm_id, answer in zip(chunk_ids, answers, strict=True) for row in _rows(hadm_id, answer)]
-        batches.append(pa.Table.from_pylist(rows, schema=_schema()))
-    return pa.concat_tables(batches) if batches else _schema().empty_table()
+    answers = engine.predict(notes, on_progress=on_progress)
+    if len(answers) != len(ids):
+        raise MedcodeError(f"engine {engine.name}: {len(answers)} answers to {len(ids)} notes; mend the engine")
+    rows = [row for hadm_id, answer in zip(ids, answers, strict=True) for row in _rows(hadm_id, answer)]
+    return pa.Table.from_pylist(rows, schema=_schema())
+
+
+def predict_split(
+    engine: Engine,
+    split: LabelledNotes,
+    parts: Path,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> "pa.Table":
+    """Let an engine answer a split, `CHUNK` notes after the other, each kept in a file: a killed run goes on.
+
+    Args:
+        engine: Anything that follows the protocol.
+        split: The notes.
+        parts: Folder of the answers so far; belongs to this engine and these notes.
+        on_progress: Told how many more notes are done, those of earlier runs too.
+
+    Returns:
+        As `predict_documents`. Its schema's metadata say how many seconds the engine took (`engine_seconds`).
+
+    Raises:
+        MedcodeError: as `predict_documents`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for start in range(0, len(split), CHUNK):
+        file = parts / f"{split.split}-{start:08d}.parquet"
+        ids, notes = split.ids[start : start + CHUNK], split.notes[start : start + CHUNK]
+        if file.exists():
+            if on_progress:
+                on_progress(len(ids))
+        else:
+            started = time.monotonic()
+            table = predict_documents(engine, ids, notes, on_progress=on_progress)
+            write_predictions(_with_seconds(table, time.monotonic() - started), file)
+        tables.append(pq.read_table(file))
+    answered = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    return _with_seconds(answered, sum(map(engine_seconds, tables)))
+
+
+def engine_seconds(table: "pa.Table") -> float:
+    """Return how long an engine took for a table of `predict_split`; 0 if that was not recorded."""
+    return float((table.schema.metadata or {}).get(SECONDS, 0.0))
+
+
+def _with_seconds(table: "pa.Table", seconds: float) -> "pa.Table":
+    return table.replace_schema_metadata({SECONDS: f"{seconds:.3f}"})
 
 
 def write_predictions(table: "pa.Table", file: Path) -> None:
@@ -115,6 +179,21 @@ def gold_matrix(gold: Sequence[Iterable[Code]], columns: CodeColumns) -> "csr_ar
     from medcode_assets.evaluation.metrics import indicator_matrix
 
     return indicator_matrix([[columns.index_of[code] for code in codes] for codes in gold], len(columns))
+
+
+def told_pairs(scores: "csr_array", gold: "csr_array") -> tuple["np.ndarray", "np.ndarray"]:
+    """Return each told code's probability and whether it is gold: float64 and bool, both [told].
+
+    Args:
+        scores: Probabilities [documents, codes]; what is not stored was not told.
+        gold: 0/1 matrix of the same shape.
+    """
+    import numpy as np
+
+    pairs = scores.tocoo()
+    if not pairs.nnz:  # an empty choice of a sparse matrix has no shape of its own
+        return np.zeros(0), np.zeros(0, dtype=bool)
+    return pairs.data.astype(np.float64), np.asarray(gold[pairs.row, pairs.col]).ravel() > 0
 
 
 def _key(code: Code) -> str:

@@ -2,11 +2,13 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medcode_serving.bundle import Metric
+from medcode_serving.bundle import Decision, Metric
+from medcode_serving.calibration import Calibration
 from medcode_serving.errors import MedcodeError
 
 
@@ -14,28 +16,93 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CodeGroup(_Frozen):
+    """Codes that some metrics are taken over."""
+
+    name: str = Field(description="kind:which, as system:icd10cm, frequency:11-50, chapter:icd10cm:I00-I99.")
+    title: str = Field(description="For people.")
+    codes: int = Field(description="Different codes of it that the test split asks for.")
+    pairs: int = Field(description="(document, code) pairs of it that the test split asks for.")
+
+
+class PrecisionRecallPoint(_Frozen):
+    """Micro precision and recall (open label space) at one threshold."""
+
+    threshold: float
+    precision: float
+    recall: float
+
+
+class ReliabilityBin(_Frozen):
+    """Codes whose probability lies in one interval of the unit interval."""
+
+    low: float
+    high: float
+    codes: int = Field(description="Told (document, code) pairs in it.")
+    probability: float = Field(description="Their mean calibrated probability.")
+    right: float = Field(description="Share of them that is gold.")
+
+
+class CodesPerNote(_Frozen):
+    """How many documents have so many gold codes and so many predicted ones."""
+
+    gold: int
+    predicted: int
+    documents: int
+
+
 class EngineEvaluation(_Frozen):
     """One engine on the test split."""
 
     engine: str
     threshold: float = Field(ge=0, le=1, description="Best micro F1 on validation; fixed for test.")
+    calibration: Calibration = Field(description="From told to calibrated probabilities; fitted on validation.")
     metrics: tuple[Metric, ...] = Field(description="On test.")
     validation_metrics: tuple[Metric, ...] = Field(
         description="On validation, where the threshold was chosen: optimistic."
     )
+    curve: tuple[PrecisionRecallPoint, ...] = Field(
+        description="On test, a few hundred points, highest threshold first."
+    )
+    reliability: tuple[ReliabilityBin, ...] = Field(description="On test, bins that hold no code left out.")
+    calibration_error: float = Field(description="Expected calibration error on test, over told codes.")
+    raw_calibration_error: float = Field(description="The same before calibration.")
+    codes_per_note: tuple[CodesPerNote, ...] = Field(description="On test.")
     mean_predicted_codes: float = Field(description="Codes a test document at or above the threshold.")
     distinct_answers: int = Field(description="Different sets of predicted codes over the test documents.")
     documents_without_codes: int = Field(description="Test documents for which nothing is predicted.")
-    truncated: int = Field(description="Test documents of which only the beginning was read.")
+    truncated: int = Field(description="Test documents of which a part was not read.")
     dropped: int = Field(description="Fragments of the test answers that were no code of the vocabulary.")
     seconds: float = Field(description="Time for predicting the test split.")
 
     def metric(self, name: str, label_space: str) -> float:
-        """Return one test metric's value. Raises KeyError if it was not measured."""
+        """Return one test metric's value over all codes. Raises KeyError if it was not measured."""
+        return self.measured(name, label_space).value
+
+    @property
+    def decision(self) -> Decision:
+        """How its probabilities become codes."""
+        return Decision(threshold=self.threshold, calibration=self.calibration)
+
+    def measured(self, name: str, label_space: str, *, level: str = "code", group: str = "all") -> Metric:
+        """Return one test metric with its interval. Raises KeyError if it was not measured."""
         for metric in self.metrics:
-            if (metric.name, metric.label_space) == (name, label_space):
-                return metric.value
-        raise KeyError(f"{name} ({label_space})")
+            if (metric.name, metric.label_space, metric.level, metric.group) == (name, label_space, level, group):
+                return metric
+        raise KeyError(f"{name} ({label_space}, {level}, {group})")
+
+
+class Difference(_Frozen):
+    """One engine's metric minus another's on the same documents, by paired bootstrap."""
+
+    name: str = Field(description="e.g. micro_f1")
+    label_space: str
+    first: str
+    second: str
+    value: float = Field(description="The first's minus the second's.")
+    low: float = Field(description="Lower end of its 95 % interval.")
+    high: float = Field(description="Upper end.")
+    p_value: float = Field(description="Two-sided: how often resampled documents turn the difference's sign, twice.")
 
 
 class EvaluationReport(_Frozen):
@@ -46,7 +113,10 @@ class EvaluationReport(_Frozen):
     codes: int = Field(description="Codes with a positive in the test split; closed metrics are over these.")
     unseen_codes: int = Field(description="Of these, codes outside the vocabulary: out of reach for every engine.")
     mean_gold_codes: float = Field(description="True codes a test document.")
+    groups: tuple[CodeGroup, ...] = Field(description="In the order in which they are shown.")
+    resamples: int = Field(description="Bootstrap samples behind every interval.")
     engines: tuple[EngineEvaluation, ...]
+    differences: tuple[Difference, ...] = Field(description="The first engine against each other one.")
 
     def engine(self, name: str) -> EngineEvaluation:
         """Return one engine's results.
@@ -112,23 +182,59 @@ def collapse_problems(report: EvaluationReport, engine: str) -> list[str]:
     return problems
 
 
+SHOWN = (
+    ("micro F1", "micro_f1", "open"),
+    ("micro F1, closed", "micro_f1", "closed"),
+    ("macro F1, closed", "macro_f1", "closed"),
+    ("macro F1, caml", "macro_f1", "caml"),
+    ("precision", "micro_precision", "open"),
+    ("recall", "micro_recall", "open"),
+    ("MAP", "map", "open"),
+    ("P@8", "precision_at_8", "open"),
+    ("exact match", "exact_match_ratio", "open"),
+)
+"""Heading, metric and label space of the rows of the short table."""
+
+
 def report_table(report: EvaluationReport) -> str:
-    """Return the engines' test metrics as a markdown table, closed label space first."""
-    names = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "macro_precision", "macro_recall")
-    headings = " | ".join(name.replace("_", " ") for name in names)
-    lines = [
+    """Return the engines' main test metrics with their 95 % intervals as a markdown table."""
+    engines = report.engines
+    rows = [["", *(engine.engine for engine in engines)]]
+    rows += [[heading, *(_with_interval(engine, name, space) for engine in engines)] for heading, name, space in SHOWN]
+    rows.append(["codes a document", *(f"{engine.mean_predicted_codes:.1f}" for engine in engines)])
+    rows.append(["threshold", *(f"{engine.threshold:.3f}" for engine in engines)])
+    rows.append(["calibration error", *(f"{engine.calibration_error:.3f}" for engine in engines)])
+    introduction = (
         f"Test split: {report.documents} documents, {report.mean_gold_codes:.1f} codes each, {report.codes} distinct "
-        f"codes, {report.unseen_codes} of them never seen in training. Thresholds chosen on "
-        f"{report.validation_documents} validation documents.",
-        "",
-        f"| engine | label space | {headings} | threshold | codes a document |",
-        "|---|---|" + "---:|" * (len(names) + 2),
+        f"codes, {report.unseen_codes} of them never seen in training. Calibrated, and thresholds chosen, on "
+        f"{report.validation_documents} validation documents. In brackets: 95 % intervals, {report.resamples} "
+        "bootstrap samples of the test documents. Label space open where nothing else is said."
+    )
+    return f"{introduction}\n\n{_markdown(rows)}"
+
+
+def difference_table(differences: Sequence[Difference]) -> str:
+    """Return paired differences as a markdown table."""
+    rows = [["metric", "label space", "difference", "95 % interval", "p"]]
+    rows += [
+        [row.name, row.label_space, f"{row.value:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_value:.3f}"]
+        for row in differences
     ]
-    for label_space in ("closed", "open"):
-        for engine in report.engines:
-            values = " | ".join(f"{engine.metric(name, label_space):.3f}" for name in names)
-            lines.append(
-                f"| {engine.engine} | {label_space} | {values} | {engine.threshold:.3f} "
-                f"| {engine.mean_predicted_codes:.1f} |"
-            )
-    return "\n".join(lines)
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of them headings, as a markdown table whose columns line up in a terminal, too."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]
+    return "\n".join([lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]])
+
+
+def _with_interval(engine: EngineEvaluation, name: str, space: str) -> str:
+    try:
+        metric = engine.measured(name, space)
+    except KeyError:
+        return "–"
+    if metric.low is None or metric.high is None:
+        return f"{metric.value:.3f}"
+    return f"{metric.value:.3f} ({metric.low:.3f}–{metric.high:.3f})"

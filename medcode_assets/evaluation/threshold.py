@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from medcode_assets.evaluation.predictions import told_pairs
+from medcode_assets.evaluation.report import PrecisionRecallPoint
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
+    import numpy as np
     from scipy.sparse import csr_array
 
 
@@ -35,16 +38,46 @@ def choose_threshold(scores: "csr_array", gold: "csr_array") -> float:
     refuse_impossible(scores)
     if not scores.nnz:
         return 1.0
-    pairs = scores.tocoo()
-    hits = np.asarray(gold[pairs.row, pairs.col]).ravel() > 0
-    order = np.argsort(-pairs.data, kind="stable")
-    probabilities, tp = pairs.data[order], np.cumsum(hits[order])
-    last_of_equal = np.flatnonzero(np.append(probabilities[1:] != probabilities[:-1], True))
-    predicted = last_of_equal + 1
+    probabilities, tp, predicted = every_threshold(scores, gold)
     # Equal fractions of integers are equal floats too, so `argmax` sees ties and takes the first: the
     # highest.
-    f1 = 2 * tp[last_of_equal] / (predicted + gold.sum())
-    return float(probabilities[last_of_equal[np.argmax(f1)]])
+    f1 = 2 * tp / (predicted + gold.sum())
+    return float(probabilities[np.argmax(f1)])
+
+
+def every_threshold(scores: "csr_array", gold: "csr_array") -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:
+    """Return every different probability, highest first, and how many codes at or above it are right and predicted.
+
+    Returns:
+        float64, int64 and int64, all [different probabilities].
+    """
+    import numpy as np
+
+    told, right = told_pairs(scores, gold)
+    order = np.argsort(-told, kind="stable")
+    probabilities, tp = told[order], np.cumsum(right[order])
+    last_of_equal = np.flatnonzero(np.append(probabilities[1:] != probabilities[:-1], True)[: len(told)])
+    return probabilities[last_of_equal], tp[last_of_equal], last_of_equal + 1
+
+
+def precision_recall_curve(scores: "csr_array", gold: "csr_array", points: int = 200) -> list[PrecisionRecallPoint]:
+    """Return micro precision and recall (open label space) at up to `points` thresholds, highest first.
+
+    The points are evenly spread over the number of predicted codes, and the last one keeps every told code.
+    """
+    import numpy as np
+
+    probabilities, tp, predicted = every_threshold(scores, gold)
+    chosen = np.unique(np.linspace(0, max(len(tp) - 1, 0), points).astype(np.int64))[: len(tp)]
+    positives = max(int(gold.sum()), 1)
+    return [
+        PrecisionRecallPoint(
+            threshold=float(probabilities[place]),
+            precision=float(tp[place] / predicted[place]),
+            recall=float(tp[place] / positives),
+        )
+        for place in chosen
+    ]
 
 
 def apply_threshold(scores: "csr_array", threshold: float) -> "csr_array":

@@ -3,12 +3,14 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.config import PROJECT
-from medcode_assets.evaluation.report import EvaluationReport, collapse_problems
+from medcode_assets.evaluation.history import ADAPTER, compare_kept, kept_evaluations
+from medcode_assets.evaluation.report import Difference, EvaluationReport
 from medcode_assets.mimic.transform import split_hash
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
@@ -17,9 +19,11 @@ from medcode_serving.bundle import (
     Bundle,
     BundleManifest,
     DataVersion,
+    Decision,
     DecodingSettings,
-    Metric,
     Provenance,
+    is_published,
+    latest_version,
     open_bundle,
     write_bundle,
 )
@@ -38,10 +42,8 @@ def bundle_version(partition: str, base: LocalModel, evaluation: dict[str, Any])
     return f"{partition}-{fingerprint(evaluation=evaluation['seal'], base=base.id)[:12]}"
 
 
-def refuse_unpublishable(
-    recipe: str, report: EvaluationReport, adapter: dict[str, Any], evaluation: dict[str, Any], examples: str
-) -> None:
-    """Raise MedcodeError unless adapter, evaluation and examples belong together and the adapter did not collapse.
+def refuse_mismatch(recipe: str, adapter: dict[str, Any], evaluation: dict[str, Any], examples: str) -> None:
+    """Raise MedcodeError unless adapter, evaluation and examples belong together.
 
     Assets can be materialized one by one in the UI, in any order: a bundle must not carry one adapter's weights with
     another's threshold. `adapter` and `evaluation` are the facts of their seals, `examples` a fingerprint.
@@ -51,8 +53,30 @@ def refuse_unpublishable(
             f"asset {recipe}/evaluation is older than its adapter or examples; materialize {recipe}/adapter and "
             f"{recipe}/evaluation first"
         )
-    if problems := collapse_problems(report, "adapter"):
-        raise MedcodeError(f"asset {recipe}/bundle: not published: {'; '.join(problems)}")
+
+
+def against_served(home: Path, recipe: str, version: str, resamples: int) -> Sequence[Difference] | str:
+    """Return this adapter's paired differences to the one that LATEST names; or why there are none, in words."""
+    bundles = home / "bundles"
+    if not is_published(bundles, recipe):
+        return "nothing is published yet"
+    served = latest_version(bundles, recipe)
+    if served == version:
+        return "this bundle is the served one"
+    ours, theirs = (
+        next((kept for kept in kept_evaluations(home, recipe) if kept.about.version == one), None)
+        for one in (version, served)
+    )
+    if ours is None or theirs is None:
+        return f"the answers of the served {served} are not kept in {home / 'evaluations'}"
+    if ours.about.gold_hash != theirs.about.gold_hash:
+        return f"the served {served} was measured on other test documents or codes"
+    return compare_kept((ours, ADAPTER), (theirs, ADAPTER), names=(version, served), resamples=resamples)
+
+
+def baseline_decisions(report: EvaluationReport) -> dict[str, Decision]:
+    """Return threshold and calibration of every engine beside the adapter."""
+    return {found.engine: found.decision for found in report.engines if found.engine != ADAPTER}
 
 
 def compose_bundle(
@@ -63,12 +87,12 @@ def compose_bundle(
     base: LocalModel,
     prompt: PromptTemplate,
     decoding: DecodingSettings,
-    threshold: float,
-    metrics: tuple[Metric, ...],
+    report: EvaluationReport,
     data: DataVersion,
     provenance: Provenance,
     adapter: Path,
     codes: Path,
+    linear: Path | None,
 ) -> tuple[Bundle, bool]:
     """Write a bundle, or open the one that the same inputs made before; return it and whether it was there."""
     target = root / recipe / version
@@ -83,19 +107,27 @@ def compose_bundle(
         base_model=BaseModelRef(id=base.id, revision=base.revision),
         prompt=prompt,
         decoding=decoding,
-        threshold=threshold,
-        metrics=metrics,
+        threshold=report.engine(ADAPTER).threshold,
+        calibration=report.engine(ADAPTER).calibration,
+        baselines=baseline_decisions(report),
+        metrics=tuple(metric for metric in report.metrics if metric.level == "code" and metric.group == "all"),
         data=data,
         provenance=provenance,
     )
-    return write_bundle(root, manifest, adapter=adapter, codes=codes), False
+    return write_bundle(root, manifest, adapter=adapter, codes=codes, linear=linear), False
 
 
-def data_version(con: "duckdb.DuckDBPyConnection", partition: str, release: str) -> DataVersion:
+def data_version(con: "duckdb.DuckDBPyConnection", partition: str, release: str, train_documents: int) -> DataVersion:
     """Return which data a warehouse holds: sha256 of each raw table's file, and the split hash."""
     rows = con.execute("SELECT name, settings FROM made WHERE name LIKE 'raw.%' ORDER BY name").fetchall()
     sources = {name.removeprefix("raw."): json.loads(settings)["sha256"] for name, settings in rows}
-    return DataVersion(partition=partition, release=release, sources=sources, split_hash=split_hash(con))
+    return DataVersion(
+        partition=partition,
+        release=release,
+        sources=sources,
+        split_hash=split_hash(con),
+        train_documents=train_documents,
+    )
 
 
 def provenance(settings: dict[str, Any], *, mlflow_run: str | None, dagster_run: str | None) -> Provenance:

@@ -1,73 +1,99 @@
-"""An adapter beside its baselines on the same splits, through the engines that serving uses."""
+"""An adapter measured beside its baselines on the same splits, through the engines that serving uses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from medcode_assets.artifacts import making
+from medcode_assets.artifacts import link_or_copy, made, making, required
 from medcode_assets.config import EvaluationSettings
-from medcode_assets.evaluation.evaluate import LabelledNotes, evaluate_engines
+from medcode_assets.evaluation.evaluate import evaluate_answers
+from medcode_assets.evaluation.history import (
+    REPORT,
+    EvaluationAbout,
+    KeptEvaluation,
+    gold_hash,
+    gold_table,
+    keep_evaluation,
+)
 from medcode_assets.evaluation.report import EvaluationReport, write_report
-from medcode_assets.recipes.bundling import trained_codes
+from medcode_assets.recipes.answering import (
+    ANSWERS,
+    SPLITS,
+    EvaluationData,
+    answer,
+    discard_parts,
+    examples_made,
+    language_model,
+    read_answers,
+)
 from medcode_assets.recipes.recipe import Recipe
-from medcode_assets.warehouse import fingerprint, inputs, one_value
+from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import CODES, DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.engines.protocol import Engine
+from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
-REPORT = "evaluation.json"
-NOT_IN_FINGERPRINT = {"device", "batch_size"}
-"""How fast, not what."""
+ADAPTER = "adapter"
+GOLD = "gold.parquet"
 
 
-def evaluation_fingerprint(
+def answers_fingerprint(
     con: "duckdb.DuckDBPyConnection",
     recipe: Recipe,
     adapter: str,
-    evaluation: EvaluationSettings,
     decoding: DecodingSettings,
+    evaluation: EvaluationSettings,
 ) -> str:
-    """Return the fingerprint of all that an evaluation comes from; `adapter` is the seal of its artifact."""
+    """Return the fingerprint of an adapter's answers; `adapter` is the seal of its artifact.
+
+    How they are measured is not in it: another number of resamples does not ask the model again.
+    """
     return fingerprint(
         adapter=adapter,
         examples=examples_made(con, recipe.name),
         prompt=recipe.prompt.model_dump(),
         decoding=decoding.model_dump(),
-        settings=evaluation.model_dump(exclude=NOT_IN_FINGERPRINT),
-        version=1,
+        max_documents=evaluation.max_documents,
+        version=2,
     )
 
 
-@dataclass(frozen=True)
-class EvaluationData:
-    """All that an evaluation needs of a warehouse, so that nobody waits for it while models run."""
-
-    validation: LabelledNotes
-    test: LabelledNotes
-    codes: "pa.Table"
-    """The rows of codes.parquet."""
-    train_examples: int
-    examples: str
-    """Fingerprint of the recipe's examples."""
-
-
-def evaluation_data(con: "duckdb.DuckDBPyConnection", recipe: str, limit: int) -> EvaluationData:
-    """Read what an evaluation needs, at most `limit` documents a split (0: all)."""
-    return EvaluationData(
-        validation=labelled_notes(con, recipe, "validation", limit),
-        test=labelled_notes(con, recipe, "test", limit),
-        codes=trained_codes(con, recipe),
-        train_examples=one_value(con, f"SELECT count(*) FROM {recipe}.examples WHERE split = 'train'"),
-        examples=examples_made(con, recipe),
+def evaluation_fingerprint(
+    answers: str, baselines: Mapping[str, dict[str, Any]], evaluation: EvaluationSettings
+) -> str:
+    """Return the fingerprint of an evaluation: the adapter's answers, the baselines' seals, how they are measured."""
+    return fingerprint(
+        answers=answers,
+        baselines={name: facts["seal"] for name, facts in baselines.items()},
+        calibration=evaluation.calibration,
+        resamples=evaluation.resamples,
+        version=2,
     )
+
+
+def measured_beside(folders: Mapping[str, Path], recipe: str, examples: str, limit: int) -> dict[str, dict[str, Any]]:
+    """Return the facts of the baselines to measure beside.
+
+    Args:
+        folders: Artifact of each baseline.
+        recipe: For the message.
+        examples: Fingerprint of the recipe's examples.
+        limit: `evaluation.max_documents`.
+
+    Raises:
+        MedcodeError: one was not made yet, or for other examples or fewer documents.
+    """
+    facts = {name: required(folder, f"{recipe}/{name}") for name, folder in folders.items()}
+    for name, found in facts.items():
+        if found["examples"] != examples or found["max_documents"] != limit:
+            raise MedcodeError(
+                f"asset {recipe}/{name} answered other documents than are evaluated; materialize {recipe}/{name}"
+            )
+    return {name: found for name, found in facts.items() if not found.get("skipped")}
 
 
 def evaluate_adapter(
@@ -76,92 +102,96 @@ def evaluate_adapter(
     base: LocalModel,
     adapter: Path,
     target: Path,
+    parts: Path,
+    *,
+    answers_from: str,
     made_from: str,
+    baselines: Mapping[str, Path],
     evaluation: EvaluationSettings,
     decoding: DecodingSettings,
     adapter_seal: str,
     device: str,
+    ask_again: bool = False,
 ) -> EvaluationReport:
-    """Evaluate adapter, untuned base and frequency prior; write report and predictions (no text) to `target`."""
-    import pyarrow.parquet as parquet
+    """Let the adapter answer, unless it has, and measure it beside the baselines; write report, answers and gold.
 
-    validation, test = data.validation, data.test
+    Args:
+        data: Notes and gold codes.
+        recipe: What is evaluated.
+        base: The adapter's base model.
+        adapter: Folder of its weights.
+        target: Folder of the artifact; replaced only by a complete one.
+        parts: Folder of answers so far.
+        answers_from: `answers_fingerprint`.
+        made_from: `evaluation_fingerprint`.
+        baselines: Artifact of each baseline (`measured_beside`).
+        evaluation: How to measure.
+        decoding: The adapter's limits.
+        adapter_seal: Seal of its artifact.
+        device: auto, cpu, cuda or mps.
+        ask_again: Do not take over answers that an earlier evaluation kept.
+    """
+    import pyarrow.parquet as pq
+
+    earlier = made(target)
     with making(target, made_from) as (folder, facts):
-        parquet.write_table(data.codes, folder / CODES)
+        pq.write_table(data.codes, folder / CODES)
         vocabulary = Vocabulary.read(folder / CODES)
-        engines = _engines(data.train_examples, recipe, base, adapter, vocabulary, decoding, evaluation, device)
-        total = len(engines) * (len(validation) + len(test))
-        with tqdm(total=total, desc="evaluating", unit="note") as bar:
-
-            def on_progress(engine: str, more: int) -> None:
-                bar.set_postfix_str(engine, refresh=False)
-                bar.update(more)
-
-            report = evaluate_engines(
-                engines, validation, test, vocabulary, predictions=folder / "predictions", on_progress=on_progress
-            )
+        if not ask_again and earlier is not None and earlier.get("answers") == answers_from:
+            (folder / ANSWERS).mkdir()
+            for split in SPLITS:
+                link_or_copy(target / ANSWERS / f"{split}.parquet", folder / ANSWERS / f"{split}.parquet")
+        else:
+            engine = language_model(ADAPTER, recipe, base, adapter, vocabulary, decoding, evaluation, device)
+            answer(engine, data, parts, folder)
+        report = evaluate_answers(
+            {ADAPTER: read_answers(folder), **{name: read_answers(path) for name, path in baselines.items()}},
+            data.validation,
+            data.test,
+            vocabulary,
+            method=evaluation.calibration,
+            resamples=evaluation.resamples,
+        )
         write_report(report, folder / REPORT)
-        facts.update(decoding=decoding.model_dump(), adapter=adapter_seal, examples=data.examples)
+        gold = gold_table(data.test)
+        pq.write_table(gold, folder / GOLD, compression="zstd")
+        facts.update(
+            decoding=decoding.model_dump(),
+            adapter=adapter_seal,
+            examples=data.examples,
+            train_documents=data.train_documents,
+            answers=answers_from,
+            baselines=sorted(baselines),
+            gold=gold_hash(gold),
+        )
+    discard_parts(parts)
     return report
 
 
-def examples_made(con: "duckdb.DuckDBPyConnection", recipe: str) -> str:
-    """Return the fingerprint of a recipe's examples, and so of its labels and splits."""
-    return inputs(con, f"{recipe}.examples")[f"{recipe}.examples"]
-
-
-def _engines(
-    train_examples: int,
-    recipe: Recipe,
+def remember(
+    home: Path,
+    recipe: str,
+    partition: str,
+    version: str,
+    split_hash: str,
     base: LocalModel,
-    adapter: Path,
-    vocabulary: Vocabulary,
-    decoding: DecodingSettings,
-    evaluation: EvaluationSettings,
-    device: str,
-) -> Mapping[str, Engine]:
-    from medcode_serving.engines.baseline import FrequencyPriorEngine
-    from medcode_serving.engines.transformers import TransformersEngine
+    evaluation: Path,
+    baselines: Mapping[str, Path],
+    report: EvaluationReport,
+) -> KeptEvaluation:
+    """Put a sealed evaluation into the history, under the version of the bundle that it belongs to."""
+    import pyarrow.parquet as pq
 
-    adapters = {"adapter": adapter, "base_model": None} if evaluation.untuned_base else {"adapter": adapter}
-    language_models = {
-        name: TransformersEngine(
-            name,
-            base.path,
-            weights,
-            vocabulary,
-            recipe.prompt,
-            decoding,
-            device=device,
-            batch_size=evaluation.batch_size,
-            base_revision=base.revision,
-        )
-        for name, weights in adapters.items()
-    }
-    return {**language_models, "frequency_prior": FrequencyPriorEngine(vocabulary, train_examples)}
-
-
-def labelled_notes(con: "duckdb.DuckDBPyConnection", recipe: str, split: str, limit: int) -> LabelledNotes:
-    """Return the notes of a split with their gold codes; at most `limit` (0: all), the same ones each time."""
-    rows = con.execute(
-        f"""
-        WITH chosen AS (
-            SELECT example_id, gold FROM {recipe}.examples WHERE split = ?
-            ORDER BY md5(CAST(example_id AS VARCHAR)), example_id
-            LIMIT CASE WHEN ? = 0 THEN 9223372036854775807 ELSE ? END
-        ),
-        coded AS (
-            SELECT example_id, list((system, code) ORDER BY label) AS gold
-            FROM (SELECT example_id, unnest(gold) AS label FROM chosen) JOIN {recipe}.labels USING (label)
-            GROUP BY example_id
-        )
-        SELECT example_id, note, gold FROM coded JOIN {recipe}.notes USING (example_id) ORDER BY example_id
-        """,
-        [split, limit, limit],
-    ).fetchall()
-    return LabelledNotes(
-        split,
-        ids=[row[0] for row in rows],
-        notes=[row[1] for row in rows],
-        gold=[[tuple(code) for code in row[2]] for row in rows],
+    facts = required(evaluation, f"{recipe}/evaluation")
+    about = EvaluationAbout(
+        recipe=recipe,
+        version=version,
+        partition=partition,
+        split_hash=split_hash,
+        gold_hash=facts["gold"],
+        base_model=base.id,
+        made=datetime.fromtimestamp((evaluation / REPORT).stat().st_mtime, UTC),
     )
+    test = f"{ANSWERS}/test.parquet"
+    answers = {name: folder / test for name, folder in {ADAPTER: evaluation, **baselines}.items()}
+    return keep_evaluation(home, about, report, pq.read_table(evaluation / GOLD), answers)

@@ -1,13 +1,22 @@
 """The chain of assets that every recipe gets: examples, base_model, tokens, adapter, evaluation, bundle, gguf.
 
-Beside it stands the search for better settings of the adapter.
+Beside the adapter stand the baselines that it is measured with, behind the evaluation its errors and the report, and
+apart from all the search for better settings.
 """
 
 import dagster as dg
 
 from medcode_assets.config import Settings
 from medcode_assets.recipes.data_assets import base_model_asset, examples_asset, tokens_asset
-from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset, evaluation_asset, gguf_asset
+from medcode_assets.recipes.evaluation_assets import (
+    errors_asset,
+    evaluation_asset,
+    frequency_prior_asset,
+    linear_asset,
+    report_asset,
+    untuned_base_asset,
+)
+from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset, gguf_asset
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.recipes.search_asset import search_asset
 
@@ -19,7 +28,12 @@ def recipe_assets(recipe: Recipe, settings: Settings) -> list[dg.AssetsDefinitio
         base_model_asset,
         tokens_asset,
         adapter_asset,
+        frequency_prior_asset,
+        linear_asset,
+        untuned_base_asset,
         evaluation_asset,
+        errors_asset,
+        report_asset,
         bundle_asset,
         gguf_asset,
         search_asset,

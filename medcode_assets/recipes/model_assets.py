@@ -4,34 +4,32 @@ import dagster as dg
 
 from medcode_assets.artifacts import made, required
 from medcode_assets.config import (
-    EvaluationSettings,
+    GATES,
     ExportSettings,
+    GateSettings,
     LoggingSettings,
     LoraSettings,
     SearchSettings,
     Settings,
     TrainingSettings,
 )
-from medcode_assets.evaluation.plots import engine_bars, loss_curve
-from medcode_assets.evaluation.report import EvaluationReport, collapse_problems, read_report, report_table
+from medcode_assets.evaluation.gates import check_gates
+from medcode_assets.evaluation.history import REPORT
+from medcode_assets.evaluation.plots import loss_curve
+from medcode_assets.evaluation.report import read_report
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture
 from medcode_assets.mimic.versions import registered
 from medcode_assets.partitions import check_each_version
+from medcode_assets.recipes.answering import examples_made
 from medcode_assets.recipes.bundling import (
+    against_served,
     bundle_version,
     compose_bundle,
     data_version,
     examples_settings,
     provenance,
-    refuse_unpublishable,
-)
-from medcode_assets.recipes.evaluating import (
-    REPORT,
-    evaluate_adapter,
-    evaluation_data,
-    evaluation_fingerprint,
-    examples_made,
+    refuse_mismatch,
 )
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
 from medcode_assets.recipes.fitting import (
@@ -51,7 +49,18 @@ from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.tracking import register_bundle
-from medcode_serving.bundle import CODES, DecodingSettings, is_published, latest_version, open_bundle, publish
+from medcode_serving.bundle import (
+    CODES,
+    LINEAR,
+    DecodingSettings,
+    Gate,
+    is_published,
+    latest_version,
+    open_bundle,
+    publish,
+    read_gates,
+    write_gates,
+)
 
 
 def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
@@ -133,111 +142,21 @@ def _searched(recipe: Recipe) -> dict[str, dg.MetadataValue[dg.AssetKey]]:
     return {"settings_from": dg.MetadataValue.asset(dg.AssetKey([recipe.name, SEARCH]))}
 
 
-def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
-    """The adapter measured beside its baselines."""
-    key = dg.AssetKey([recipe.name, "evaluation"])
+def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The bundle, and the gates before LATEST."""
+    key = dg.AssetKey([recipe.name, "bundle"])
 
     @dg.asset(
         key=key,
         group_name=recipe.name,
         partitions_def=recipe.partitions,
-        deps=[[recipe.name, "adapter"], [recipe.name, "examples"]],
-        kinds={"pytorch"},
-        pool=GPU,
-        op_tags=gpu_tags(settings.compute, gpus=1),
-        code_version="1",
+        # The report, so that an adapter that does not pass the gates has one.
+        deps=[[recipe.name, name] for name in ("evaluation", "report", LINEAR)],
+        code_version="2",
         check_specs=[
-            check_each_version(
-                key,
-                "not_collapsed",
-                "Metrics are finite and the adapter does not give every document the same codes.",
-                blocking=True,
-                partitions=recipe.partitions,
-            ),
-            check_each_version(
-                key,
-                "above_baselines",
-                "Test micro F1 above the frequency prior and the untuned base.",
-                partitions=recipe.partitions,
-            ),
+            check_each_version(key, name, description, blocking=True, partitions=recipe.partitions)
+            for name, description in GATES.items()
         ],
-    )
-    @launched_with("evaluation", settings)
-    def evaluation(
-        context: dg.AssetExecutionContext,
-        config: LaunchConfig,
-        home: Home,
-        warehouse: Warehouse,
-        compute: Compute,
-    ) -> dg.MaterializeResult:
-        """Micro and macro F1, precision and recall on the test split; thresholds chosen on validation."""
-        partition = context.partition_key
-        target = home.artifact(recipe.name, partition, "evaluation")
-        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
-        adapter = home.artifact(recipe.name, partition, "adapter")
-        chosen = read(config, "evaluation", EvaluationSettings)
-        adapter_facts = required(adapter, f"{recipe.name}/adapter")
-        decoding = DecodingSettings(**adapter_facts["decoding"])
-        with warehouse.connect(context, read_only=True) as con:
-            made_from = evaluation_fingerprint(con, recipe, adapter_facts["seal"], chosen, decoding)
-            facts = made(target)
-            unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-            data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
-        if data is not None:
-            evaluate_adapter(
-                data,
-                recipe,
-                base,
-                adapter / "weights",
-                target,
-                made_from,
-                chosen,
-                decoding,
-                adapter_facts["seal"],
-                compute.settings.device,
-            )
-        report = read_report(target / REPORT)
-        return dg.MaterializeResult(
-            metadata={
-                "results": dg.MetadataValue.md(report_table(report)),
-                "picture": picture(engine_bars(report), "micro and macro F1 of each engine"),
-                "micro_f1": report.engine("adapter").metric("micro_f1", "closed"),
-                "threshold": report.engine("adapter").threshold,
-                "unchanged": unchanged,
-                "fingerprint": made_from,
-            },
-            data_version=dg.DataVersion(made_from),
-            check_results=_evaluation_checks(report),
-        )
-
-    return evaluation
-
-
-def _evaluation_checks(report: EvaluationReport) -> list[dg.AssetCheckResult]:
-    problems = collapse_problems(report, "adapter")
-    scores = {engine.engine: engine.metric("micro_f1", "closed") for engine in report.engines}
-    return [
-        dg.AssetCheckResult(
-            check_name="not_collapsed", passed=not problems, metadata={"problems": "; ".join(problems)}
-        ),
-        dg.AssetCheckResult(
-            check_name="above_baselines",
-            passed=all(scores["adapter"] > score for engine, score in scores.items() if engine != "adapter"),
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata=scores,
-        ),
-    ]
-
-
-def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
-    """The published bundle."""
-
-    @dg.asset(
-        key=[recipe.name, "bundle"],
-        group_name=recipe.name,
-        partitions_def=recipe.partitions,
-        deps=[[recipe.name, "evaluation"]],
-        code_version="1",
     )
     @launched_with("bundle", settings)
     def bundle(
@@ -246,7 +165,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         home: Home,
         warehouse: Warehouse,
     ) -> dg.MaterializeResult:
-        """Everything that serving needs, sealed; LATEST names it. Made only after the blocking checks passed."""
+        """Everything that serving needs, sealed; LATEST names it if it passes the gates. Else it stays, with why."""
         partition = context.partition_key
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         adapter_folder = home.artifact(recipe.name, partition, "adapter")
@@ -255,7 +174,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         evaluation_facts = required(evaluation_folder, f"{recipe.name}/evaluation")
         report = read_report(evaluation_folder / REPORT)
         with warehouse.connect(context, read_only=True) as con:
-            refuse_unpublishable(recipe.name, report, adapter_facts, evaluation_facts, examples_made(con, recipe.name))
+            refuse_mismatch(recipe.name, adapter_facts, evaluation_facts, examples_made(con, recipe.name))
             sealed, unchanged = compose_bundle(
                 home.bundles,
                 recipe=recipe.name,
@@ -263,9 +182,10 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 base=base,
                 prompt=recipe.prompt,
                 decoding=DecodingSettings(**evaluation_facts["decoding"]),
-                threshold=report.engine("adapter").threshold,
-                metrics=report.metrics,
-                data=data_version(con, partition, registered(home.path, partition).release),
+                report=report,
+                data=data_version(
+                    con, partition, registered(home.path, partition).release, evaluation_facts["train_documents"]
+                ),
                 provenance=provenance(
                     {**adapter_facts["settings"], "data": examples_settings(con, recipe.name)},
                     mlflow_run=adapter_facts["mlflow_run"],
@@ -273,11 +193,19 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 ),
                 adapter=adapter_folder / "weights",
                 codes=evaluation_folder / CODES,
+                linear=home.artifact(recipe.name, partition, LINEAR) / LINEAR,
             )
-        if not unchanged or not is_published(home.bundles, recipe.name):
-            publish(sealed)  # a bundle that was there already does not push away a newer one
         manifest = sealed.manifest
-        latest = latest_version(home.bundles, recipe.name)
+        served = against_served(home.path, recipe.name, manifest.version, report.resamples)
+        was_blocked = any(gate.blocks for gate in read_gates(sealed))
+        gates = check_gates(report, read(config, "gates", GateSettings), served)
+        write_gates(sealed, gates)
+        # A bundle that was published already does not push away a newer one.
+        if not any(gate.blocks for gate in gates) and (
+            not unchanged or was_blocked or not is_published(home.bundles, recipe.name)
+        ):
+            publish(sealed)
+        latest = latest_version(home.bundles, recipe.name) if is_published(home.bundles, recipe.name) else None
         model = register_bundle(sealed, latest, adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"])
         if model is None:
             context.log.warning("not in MLflow's registry: see the warning above; materialize again to register it")
@@ -289,13 +217,24 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(sealed.path),
                 "manifest": dg.MetadataValue.json(manifest.model_dump(mode="json", exclude={"files"})),
                 "megabytes": round(sum(file.stat().st_size for file in sealed.path.rglob("*")) / 1e6, 1),
-                "latest": latest,
+                "latest": latest or "nothing is published",
                 "unchanged": unchanged,
             },
             data_version=dg.DataVersion(manifest.version),
+            check_results=[_gate_result(gate) for gate in gates],
         )
 
     return bundle
+
+
+def _gate_result(gate: Gate) -> dg.AssetCheckResult:
+    """Return a gate as Dagster shows it: one that was relaxed is a warning, and blocks nothing."""
+    return dg.AssetCheckResult(
+        check_name=gate.name,
+        passed=gate.passed,
+        severity=dg.AssetCheckSeverity.WARN if gate.relaxed else dg.AssetCheckSeverity.ERROR,
+        metadata={"reason": gate.reason, "relaxed": gate.relaxed},
+    )
 
 
 def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:

@@ -20,6 +20,7 @@ class BuildExamples(Protocol):
     - `labels`: label (0-based), system, code, text, description, frequency; those of frequency > 0 come first.
     - `examples`: example_id, subject_id, split, gold (labels), answer (texts that training teaches).
     - view `notes`: example_id, note.
+    - view `dictionary`: system, code, description of every code that may be asked for, in training or not.
     """
 
     def __call__(self, con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False) -> Built:

@@ -30,6 +30,10 @@ class Home(dg.ConfigurableResource):
         """Folder of one artifact of a recipe for a MIMIC version."""
         return self.path / "artifacts" / recipe / partition / name
 
+    def answering(self, recipe: str, partition: str, engine: str, fingerprint: str) -> Path:
+        """Folder of an engine's answers so far, until all are sealed."""
+        return self.artifact(recipe, partition, "answering") / engine / fingerprint[:12]
+
     def training(self, recipe: str, partition: str, fingerprint: str) -> Path:
         """Folder of one training: tokens and checkpoints, until its adapter is sealed."""
         return self.artifact(recipe, partition, "training") / fingerprint[:12]

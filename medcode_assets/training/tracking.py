@@ -5,6 +5,7 @@ Every call names its run: no other code's active run is touched.
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,12 +174,12 @@ class ModelVersion:
     """Whether the alias names it."""
 
 
-def register_bundle(bundle: Bundle, latest: str, uri: str, run_id: str | None) -> ModelVersion | None:
+def register_bundle(bundle: Bundle, latest: str | None, uri: str, run_id: str | None) -> ModelVersion | None:
     """Register a published bundle as a model version, once, and let the alias `published` follow LATEST.
 
     Args:
         bundle: A published bundle.
-        latest: The version that LATEST names.
+        latest: The version that LATEST names, if it names one.
         uri: MLflow tracking server or store, in which the adapter's training is.
         run_id: Run of the adapter's training.
 
@@ -200,6 +201,39 @@ def register_bundle(bundle: Bundle, latest: str, uri: str, run_id: str | None) -
         return None
 
 
+def log_evaluation(uri: str, run_id: str | None, metrics: Mapping[str, float], folder: Path) -> bool:
+    """Put an evaluation's metrics and the files of its report into the run that trained the adapter.
+
+    Args:
+        uri: MLflow tracking server or store, in which the adapter's training is.
+        run_id: Run of the adapter's training.
+        metrics: By name.
+        folder: Page and pictures; they go under `evaluation/`.
+
+    Returns:
+        Whether they are there; if MLflow cannot be reached or refuses, a warning says why, and the report stands
+        without it.
+    """
+    if run_id is None:
+        return False
+    _quiet_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    now = int(time.time() * 1000)
+    try:
+        with few_retries():
+            client = MlflowClient(tracking_uri=uri)
+            client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+            client.log_artifacts(run_id, str(folder), "evaluation")
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        logger.warning("the evaluation is not in MLflow's run %s at %s: %s", run_id, uri, str(error).splitlines()[0])
+        return False
+    return True
+
+
 @contextmanager
 def few_retries() -> Iterator[None]:
     """Let MLflow give up soon; whoever set its retries has decided already."""
@@ -214,7 +248,9 @@ def few_retries() -> Iterator[None]:
         del os.environ[name]
 
 
-def _registered(client: "MlflowClient", bundle: Bundle, latest: str, uri: str, run_id: str | None) -> ModelVersion:
+def _registered(
+    client: "MlflowClient", bundle: Bundle, latest: str | None, uri: str, run_id: str | None
+) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     manifest = bundle.manifest
@@ -230,6 +266,8 @@ def _registered(client: "MlflowClient", bundle: Bundle, latest: str, uri: str, r
         number = int(client.create_model_version(name, source, run_id, tags=bundle_tags(bundle)).version)
     if run_id is not None:
         client.set_tag(run_id, BUNDLE_TAG, manifest.version)
+    if latest is None:
+        return ModelVersion(name, number, is_published=False)
     named = number if latest == manifest.version else _version_of(client, name, latest)
     if named is not None and client.get_registered_model(name).aliases.get(PUBLISHED) != str(named):
         client.set_registered_model_alias(name, PUBLISHED, str(named))
@@ -258,7 +296,11 @@ def _source(client: "MlflowClient", bundle: Bundle, uri: str, run_id: str | None
 def bundle_tags(bundle: Bundle) -> dict[str, str]:
     """Return what the registry knows of a bundle."""
     manifest = bundle.manifest
-    scores = [m for m in manifest.metrics if (m.name, m.engine, m.split) == ("micro_f1", "adapter", "test")]
+    scores = [
+        m
+        for m in manifest.metrics
+        if (m.name, m.engine, m.split, m.level, m.group) == ("micro_f1", "adapter", "test", "code", "all")
+    ]
     tags = {
         BUNDLE_TAG: manifest.version,
         "medcode.bundle_folder": bundle.path.resolve().as_uri(),

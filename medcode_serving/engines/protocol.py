@@ -1,8 +1,10 @@
 """What every engine answers: scored codes, however it got them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+from medcode_serving.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ class Engine(Protocol):
             MedcodeError: the engine cannot answer (a server is away, say).
         """
         ...
+
+
+def calibrate(prediction: Prediction, calibration: Calibration) -> Prediction:
+    """Return a prediction whose probabilities are calibrated; codes without one stay without."""
+    told = [code.probability for code in prediction.codes if code.probability is not None]
+    values = iter(calibration.apply(told).tolist())
+    codes = (code if code.probability is None else replace(code, probability=next(values)) for code in prediction.codes)
+    return replace(prediction, codes=tuple(codes))
 
 
 def above_threshold(prediction: Prediction, threshold: float, top_k: int | None = None) -> tuple[ScoredCode, ...]:

@@ -25,7 +25,8 @@ GROUPS = {
     "raw": ["admissions", "diagnoses_icd", "hcpcsevents", "notes", "patients", "procedures_icd"]
     + ["d_hcpcs", "d_icd_diagnoses", "d_icd_procedures"],
     "mimic": ["cohort", "facts", "splits"],
-    "icd": ["examples", "base_model", "tokens", "adapter", "evaluation", "bundle", "gguf"],
+    "icd": ["examples", "base_model", "tokens", "adapter", "evaluation", "bundle", "gguf"]
+    + ["frequency_prior", "linear", "untuned_base", "errors", "report"],
 }
 
 

@@ -21,7 +21,10 @@ def test_the_run_publishes_a_bundle_with_its_whole_history(mimic_iv_job: Job) ->
     assert manifest.data.partition == "small"
     assert set(manifest.data.sources) >= {"notes", "diagnoses_icd"}
     assert len(manifest.data.split_hash) == 64
-    assert {metric.engine for metric in manifest.metrics} == {"adapter", "base_model", "frequency_prior"}
+    engines = {"adapter", "linear", "untuned_base", "frequency_prior"}
+    assert {metric.engine for metric in manifest.metrics} == engines
+    assert set(manifest.baselines) == engines - {"adapter"}
+    assert all(metric.low <= metric.value <= metric.high for metric in manifest.metrics)
     assert {"micro_f1", "macro_f1"} <= {metric.name for metric in manifest.metrics}
     assert manifest.provenance.mlflow_run
     assert "adapter/adapter_model.safetensors" in manifest.files
@@ -35,7 +38,7 @@ def test_running_again_makes_nothing_anew(mimic_iv_job: Job) -> None:
     )
     assert again.returncode == 0, again.stderr
     lines = [line for line in again.stderr.splitlines() if re.match(r"  \w+/", line)]
-    assert len(lines) == 19
+    assert len(lines) == 24
     assert all("unchanged" in line for line in lines), again.stderr
 
 

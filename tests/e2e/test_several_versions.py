@@ -64,8 +64,8 @@ def test_two_runs_at_once_on_two_versions_and_two_on_one(tokenized_at_once: AtOn
     assert all(rows > 0 for found in tables for rows, _ in found.values())
     listed = medcode("versions", "list", home=home)
     assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]] == [
-        ["one", "mimic-iv", "15/19"],
-        ["two", "mimic-iv", "15/19"],
+        ["one", "mimic-iv", "15/24"],
+        ["two", "mimic-iv", "15/24"],
     ]
 
 
@@ -114,7 +114,7 @@ def test_versions_are_added_listed_and_removed(tmp_path: Path) -> None:
     source = ["--mimic-dir", folder, "--dataset-version", "mimic-iv"]
     assert medcode("versions", "add", *source, "--name", "first", home=tmp_path).returncode == 0
     listed = medcode("versions", "list", home=tmp_path).stdout
-    assert listed.splitlines()[1].split() == ["first", "mimic-iv", "0/19", str(folder)]
+    assert listed.splitlines()[1].split() == ["first", "mimic-iv", "0/24", str(folder)]
     removed = medcode("versions", "remove", "first", "--delete-data", home=tmp_path)
     assert removed.returncode == 0, removed.stderr
     assert "no MIMIC version is registered" in medcode("versions", "list", home=tmp_path).stdout

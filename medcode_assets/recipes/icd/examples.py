@@ -19,7 +19,7 @@ def sql(name: str) -> str:
 
 
 def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, rebuild: bool = False) -> Built:
-    """Make `icd.labels` (the codes of the task), `icd.examples`, and the view `icd.notes` (example_id, note).
+    """Make `icd.labels` (the codes of the task), `icd.examples`, and the views `icd.notes` and `icd.dictionary`.
 
     Raises:
         MedcodeError: a split has no example, because no admission there has a code of the task.
@@ -37,6 +37,7 @@ def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, reb
         parameters=parameters,
         inputs=inputs(con, "facts", "splits"),
     )
+    _create_dictionary(con, settings)
     earlier = built(con, "icd.examples")
     if earlier and earlier.fingerprint == made_from and not rebuild:
         return earlier
@@ -54,6 +55,13 @@ def build_examples(con: "duckdb.DuckDBPyConnection", settings: DataSettings, reb
         create,
         check=lambda _: _refuse_empty_split(con, settings),
     )
+
+
+def _create_dictionary(con: "duckdb.DuckDBPyConnection", settings: DataSettings) -> None:
+    """Lay the view `icd.dictionary` over the release's titles. A view takes no parameters; these are settings."""
+    systems = ", ".join(f"'{system}'" for system in settings.systems)
+    closed = settings.min_frequency > 0 or settings.top_codes > 0
+    con.execute(sql("dictionary").format(systems=systems, open="false" if closed else "true"))
 
 
 def _refuse_empty_split(con: "duckdb.DuckDBPyConnection", settings: DataSettings) -> None:

@@ -4,12 +4,20 @@ import json
 import math
 from collections.abc import Callable, Sequence
 
-import pyarrow.parquet as pq
 import pytest
 
 from medcode_assets.evaluation.columns import CodeColumns
-from medcode_assets.evaluation.evaluate import LabelledNotes, evaluate_engines
-from medcode_assets.evaluation.predictions import gold_matrix, predict_documents, predicted_codes, score_matrix
+from medcode_assets.evaluation.evaluate import Answers, evaluate_answers
+from medcode_assets.evaluation.predictions import (
+    CHUNK,
+    LabelledNotes,
+    engine_seconds,
+    gold_matrix,
+    predict_documents,
+    predict_split,
+    predicted_codes,
+    score_matrix,
+)
 from medcode_assets.evaluation.report import EngineEvaluation, collapse_problems, read_report, write_report
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.engines.baseline import FrequencyPriorEngine
@@ -111,56 +119,116 @@ def test_columns_keep_the_vocabularys_order_and_add_new_codes_sorted(vocabulary)
     assert gold_matrix([[UNSEEN, HYPERTENSION], []], columns).toarray().tolist() == [[1, 0, 0, 0, 1], [0] * 5]
 
 
-def test_the_threshold_is_validations_and_the_metrics_are_tests(vocabulary, validation, test, tmp_path):
-    told = []
+def evaluate(engines, validation, test, vocabulary, **options):
+    """Let engines answer and measure them, few resamples and probabilities as told."""
+    answers = {
+        name: Answers(*(predict_documents(engine, split.ids, split.notes) for split in (validation, test)))
+        for name, engine in engines.items()
+    }
+    return evaluate_answers(answers, validation, test, vocabulary, **({"method": "none", "resamples": 100} | options))
+
+
+def test_a_split_is_answered_in_parts_and_a_killed_run_goes_on(tmp_path):
+    ids = range(2 * CHUNK + 5)
+    split = LabelledNotes("test", ids, ["sugar"] * len(ids), [[DIABETES]] * len(ids))
+
+    class KilledInTheSecondPart(KeywordEngine):
+        def predict(self, notes, *, on_progress=None):
+            if list(tmp_path.iterdir()):
+                raise KeyboardInterrupt
+            return super().predict(notes, on_progress=on_progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_split(KilledInTheSecondPart(WEIGHTS), split, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["test-00000000.parquet"]
+
+    asked, told = [], []
+
+    class Counting(KeywordEngine):
+        def predict(self, notes, *, on_progress=None):
+            asked.append(len(notes))
+            return super().predict(notes, on_progress=on_progress)
+
+    table = predict_split(Counting(WEIGHTS), split, tmp_path, on_progress=told.append)
+    assert asked == [CHUNK, 5]
+    assert sum(told) == len(ids)
+    assert table["hadm_id"].to_pylist() == list(ids)
+    assert engine_seconds(table) > 0
+
+
+def test_the_threshold_is_validations_and_the_metrics_are_tests(vocabulary, validation, test):
     engines = {"adapter": KeywordEngine(WEIGHTS), "frequency_prior": FrequencyPriorEngine(vocabulary, 10)}
-    report = evaluate_engines(
-        engines, validation, test, vocabulary, predictions=tmp_path, on_progress=lambda *more: told.append(more)
-    )
+    report = evaluate(engines, validation, test, vocabulary)
     adapter = report.engine("adapter")
     assert adapter.threshold == 0.8  # without "tired", whose code is wrong on validation
     # At .8 the test documents get I10 and E11.9, nothing, nothing: tp 2, fp 0, fn 2 over four codes.
     assert adapter.metric("micro_f1", "closed") == pytest.approx(2 / 3)
     assert adapter.metric("macro_f1", "closed") == pytest.approx(2 / 4)
     assert adapter.metric("micro_recall", "open") == pytest.approx(2 / 4)
+    assert adapter.measured("micro_f1", "open").low <= 2 / 3 <= adapter.measured("micro_f1", "open").high
     assert (adapter.mean_predicted_codes, adapter.documents_without_codes, adapter.distinct_answers) == (2 / 3, 2, 2)
     assert (adapter.truncated, adapter.dropped) == (1, 1)
+    assert [(c.gold, c.predicted, c.documents) for c in adapter.codes_per_note] == [(1, 0, 2), (2, 2, 1)]
+    # Told: .9 and .8 for the first, both right; .7 right and .3 wrong for the second. |.9-1|, |.8-1|, |.7-1|, |.3-0|.
+    assert adapter.calibration_error == pytest.approx((0.1 + 0.2 + 0.3 + 0.3) / 4)
+    assert (adapter.curve[0].precision, adapter.curve[0].recall) == (1.0, 1 / 4)
+    assert (adapter.curve[-1].precision, adapter.curve[-1].recall) == (3 / 4, 3 / 4)
     assert (report.documents, report.codes, report.unseen_codes) == (3, 4, 1)
     assert report.mean_gold_codes == pytest.approx(4 / 3)
     assert {metric.split for metric in report.metrics} == {"test"}
     assert {metric.engine for metric in report.metrics} == {"adapter", "frequency_prior"}
-    assert sum(more for name, more in told if name == "adapter") == 5
-    assert pq.read_table(tmp_path / "adapter-test.parquet")["hadm_id"].to_pylist() == [11, 11, 12, 12, 13]
-    assert len(list(tmp_path.iterdir())) == 4
+    groups = {group.name: (group.codes, group.pairs) for group in report.groups}
+    assert groups["system:icd10cm"] == (3, 3)
+    assert groups["frequency:unseen"] == (1, 1)
+    assert {(row.first, row.second) for row in report.differences} == {("adapter", "frequency_prior")}
+
+
+def test_the_threshold_is_one_of_calibrated_probabilities(vocabulary, validation, test):
+    found = evaluate({"a": KeywordEngine(WEIGHTS)}, validation, test, vocabulary, method="temperature").engine("a")
+    assert found.calibration.method == "temperature"
+    assert found.threshold == pytest.approx(float(found.calibration.apply([0.8])[0]))
+    assert found.metric("micro_f1", "closed") == pytest.approx(2 / 3)  # as uncalibrated: the order is the same
 
 
 def test_predictions_outside_the_vocabulary_count_as_wrong_in_the_open_space_only(vocabulary, validation, test):
-    plain = evaluate_engines({"a": KeywordEngine(WEIGHTS)}, validation, test, vocabulary).engine("a")
+    plain = evaluate({"a": KeywordEngine(WEIGHTS)}, validation, test, vocabulary).engine("a")
     inventive = KeywordEngine(WEIGHTS | {"a ": (("icd10cm", "A00.0"), 0.95)})
-    more = evaluate_engines({"a": inventive}, validation, test, vocabulary).engine("a")
+    more = evaluate({"a": inventive}, validation, test, vocabulary).engine("a")
     assert more.threshold == 0.8
     assert more.metric("micro_f1", "closed") == plain.metric("micro_f1", "closed")
     assert more.metric("micro_precision", "open") < plain.metric("micro_precision", "open")
 
 
+def test_a_code_told_below_the_threshold_widens_no_label_space(vocabulary, validation, test):
+    """Engines name hundreds of codes; macro F1 in the open space is over those known or predicted."""
+    plain = evaluate({"a": KeywordEngine(WEIGHTS)}, validation, test, vocabulary).engine("a")
+    hesitant = KeywordEngine(WEIGHTS | {"a ": (("icd10cm", "A00.0"), 0.05)})
+    more = evaluate({"a": hesitant}, validation, test, vocabulary).engine("a")
+    assert more.metric("macro_f1", "open") == plain.metric("macro_f1", "open")
+    assert more.metric("macro_f1", "caml") == plain.metric("macro_f1", "caml")
+
+
 def test_empty_splits_diverged_models_and_missing_answers_are_errors(vocabulary, validation, test):
     empty = LabelledNotes("test", [], [], [])
     with pytest.raises(MedcodeError, match="test split has no documents"):
-        evaluate_engines({"a": KeywordEngine(WEIGHTS)}, validation, empty, vocabulary)
+        evaluate({"a": KeywordEngine(WEIGHTS)}, validation, empty, vocabulary)
     diverged = KeywordEngine({"sugar": (DIABETES, math.nan)})
     with pytest.raises(MedcodeError, match="diverged"):
-        evaluate_engines({"a": diverged}, validation, test, vocabulary)
+        evaluate({"a": diverged}, validation, test, vocabulary)
 
     class Silent(KeywordEngine):
         def predict(self, notes, *, on_progress=None):
             return []
 
     with pytest.raises(MedcodeError, match="0 answers to 2 notes"):
-        evaluate_engines({"a": Silent(WEIGHTS)}, validation, test, vocabulary)
+        evaluate({"a": Silent(WEIGHTS)}, validation, test, vocabulary)
+    other = predict_documents(KeywordEngine(WEIGHTS), [98, 99], ["sugar", "well"])
+    with pytest.raises(MedcodeError, match="other validation documents than the 2"):
+        evaluate_answers({"a": Answers(other, other)}, validation, test, vocabulary)
 
 
 def test_a_report_survives_the_disk(vocabulary, validation, test, tmp_path):
-    report = evaluate_engines({"adapter": KeywordEngine(WEIGHTS)}, validation, test, vocabulary)
+    report = evaluate({"adapter": KeywordEngine(WEIGHTS)}, validation, test, vocabulary)
     write_report(report, tmp_path / "new" / "evaluation.json")
     assert read_report(tmp_path / "new" / "evaluation.json") == report
     assert len(list((tmp_path / "new").iterdir())) == 1
@@ -180,7 +248,7 @@ def changed(report, **changes):
 
 
 def test_collapse_is_told(vocabulary, validation, test):
-    report = evaluate_engines({"adapter": KeywordEngine(WEIGHTS)}, validation, test, vocabulary)
+    report = evaluate({"adapter": KeywordEngine(WEIGHTS)}, validation, test, vocabulary)
     assert collapse_problems(report, "adapter") == []
     same = collapse_problems(changed(report, distinct_answers=1, documents_without_codes=0), "adapter")
     assert same == ["adapter predicts the same codes for all 3 test documents"]
@@ -188,5 +256,5 @@ def test_collapse_is_told(vocabulary, validation, test):
     assert silent == ["adapter predicts no code for any of 3 test documents"]
     nan = report.engines[0].metrics[0].model_dump() | {"value": math.nan}
     assert "is nan" in collapse_problems(changed(report, metrics=[nan]), "adapter")[0]
-    prior = evaluate_engines({"p": FrequencyPriorEngine(vocabulary, 10)}, validation, test, vocabulary)
+    prior = evaluate({"p": FrequencyPriorEngine(vocabulary, 10)}, validation, test, vocabulary)
     assert collapse_problems(prior, "p")  # alike for everybody, by design

@@ -1,42 +1,24 @@
 import pytest
 
-from medcode_assets.evaluation.plots import engine_bars, length_histogram, loss_curve
-from medcode_assets.evaluation.report import EngineEvaluation, EvaluationReport
-from medcode_serving.bundle import Metric
+from medcode_assets.evaluation.plots import engine_bars, engine_colours, length_histogram, loss_curve
+from tests.assets.evaluation.made_report import bare_report, made_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def evaluation(name: str) -> EngineEvaluation:
-    metrics = tuple(
-        Metric(name=metric, value=0.5, engine=name, split="test", label_space=space)
-        for metric in ("micro_f1", "macro_f1")
-        for space in ("open", "closed")
-    )
-    return EngineEvaluation(
-        engine=name,
-        threshold=0.4,
-        metrics=metrics,
-        validation_metrics=(),
-        mean_predicted_codes=3,
-        distinct_answers=9,
-        documents_without_codes=0,
-        truncated=0,
-        dropped=0,
-        seconds=1,
-    )
-
-
 def test_bars_of_several_engines():
-    report = EvaluationReport(
-        documents=4,
-        validation_documents=4,
-        codes=6,
-        unseen_codes=0,
-        mean_gold_codes=5.2,
-        engines=tuple(map(evaluation, ("adapter", "base_model", "frequency_prior"))),
-    )
-    assert engine_bars(report).startswith(PNG)
+    assert engine_bars(made_report()).startswith(PNG)
+
+
+def test_bars_of_one_engine_without_intervals():
+    assert engine_bars(bare_report()).startswith(PNG)
+
+
+def test_an_engine_keeps_its_colour_and_no_two_share_one():
+    alone = engine_colours(made_report(("adapter", "linear"), chapters=0))
+    several = engine_colours(made_report(("adapter", "mine", "linear", "yours"), chapters=0))
+    assert {name: several[name] for name in alone} == alone
+    assert len(set(several.values())) == 4
 
 
 @pytest.mark.parametrize("points", [[], [(1, 2.0)], [(step, 1 / step) for step in range(1, 200)]])

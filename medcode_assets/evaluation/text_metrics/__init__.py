@@ -1,0 +1,1 @@
+"""How good answers in words are: overlap with references, likeness by an encoder, choices, perplexity."""

@@ -1,0 +1,312 @@
+"""Dagster assets that measure: the baselines, the evaluation, the analysis of its errors, and the report."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from medcode_assets.artifacts import made, making, required
+from medcode_assets.config import EvaluationSettings, Settings
+from medcode_assets.evaluation.errors.analyse import analyse_errors
+from medcode_assets.evaluation.errors.model import read_analysis, write_analysis
+from medcode_assets.evaluation.errors.table import findings_table
+from medcode_assets.evaluation.history import REPORT
+from medcode_assets.evaluation.plots import engine_bars
+from medcode_assets.evaluation.report import read_report, report_table
+from medcode_assets.launchpad import LaunchConfig, launched_with, read
+from medcode_assets.metadata import mlflow_metadata, picture
+from medcode_assets.mimic.transform import split_hash
+from medcode_assets.recipes.answering import evaluation_data, examples_made
+from medcode_assets.recipes.baselines import (
+    BASELINES,
+    FREQUENCY_PRIOR,
+    UNTUNED_BASE,
+    baseline_fingerprint,
+    frequency_prior,
+    linear,
+    linear_facts,
+    make_baseline,
+    skip_baseline,
+    untuned_base,
+)
+from medcode_assets.recipes.bundling import bundle_version
+from medcode_assets.recipes.evaluating import (
+    answers_fingerprint,
+    evaluate_adapter,
+    evaluation_fingerprint,
+    measured_beside,
+    remember,
+)
+from medcode_assets.recipes.fitting import chosen_base, trained_limits
+from medcode_assets.recipes.recipe import Recipe
+from medcode_assets.recipes.reporting import ERRORS, PAGE, error_predictions, write_page
+from medcode_assets.resources.compute import GPU, Compute, gpu_tags
+from medcode_assets.resources.home import Home
+from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.training.tracking import log_evaluation
+from medcode_assets.warehouse import fingerprint
+from medcode_serving.bundle import LINEAR, DecodingSettings
+
+
+def _unchanged(target: Path, made_from: str, config: LaunchConfig) -> bool:
+    """Whether an artifact that came from the same is there, and may stay."""
+    facts = made(target)
+    return facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+
+
+def _baseline_result(target: Path, made_from: str, unchanged: bool) -> dg.MaterializeResult:
+    """Return what the UI shows of a baseline; its metrics are the evaluation's."""
+    facts = required(target, target.name)
+    shown = {name: value for name, value in facts.items() if name not in ("examples", "seal", "fingerprint")}
+    return dg.MaterializeResult(
+        metadata={**shown, "path": dg.MetadataValue.path(target), "unchanged": unchanged, "fingerprint": made_from},
+        data_version=dg.DataVersion(made_from),
+    )
+
+
+def frequency_prior_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The least that any model must beat."""
+
+    @dg.asset(
+        key=[recipe.name, FREQUENCY_PRIOR],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "examples"]],
+        code_version="1",
+    )
+    @launched_with(FREQUENCY_PRIOR, settings)
+    def frequency_prior_baseline(
+        context: dg.AssetExecutionContext, config: LaunchConfig, home: Home, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
+        """Answers every note with the codes that training notes have most often."""
+        target = home.artifact(recipe.name, context.partition_key, FREQUENCY_PRIOR)
+        evaluation = read(config, "evaluation", EvaluationSettings)
+        with warehouse.connect(context, read_only=True) as con:
+            made_from = baseline_fingerprint(con, recipe, FREQUENCY_PRIOR, evaluation)
+            unchanged = _unchanged(target, made_from, config)
+            data = None if unchanged else evaluation_data(con, recipe.name, evaluation.max_documents)
+        if data is not None:
+            parts = home.answering(recipe.name, context.partition_key, FREQUENCY_PRIOR, made_from)
+            make_baseline(data, target, parts, made_from, evaluation, frequency_prior(data))
+        return _baseline_result(target, made_from, unchanged)
+
+    return frequency_prior_baseline
+
+
+def linear_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The best that is to be had without a language model."""
+
+    @dg.asset(
+        key=[recipe.name, LINEAR],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "examples"]],
+        code_version="1",
+    )
+    @launched_with(LINEAR, settings)
+    def linear_baseline(
+        context: dg.AssetExecutionContext, config: LaunchConfig, home: Home, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
+        """TF-IDF, one-vs-rest and the codes' titles: answers a note in milliseconds, and serving falls back to it."""
+        target = home.artifact(recipe.name, context.partition_key, LINEAR)
+        evaluation = read(config, "evaluation", EvaluationSettings)
+        with warehouse.connect(context, read_only=True) as con:
+            made_from = baseline_fingerprint(con, recipe, LINEAR, evaluation, **linear_facts(con, recipe.name))
+            unchanged = _unchanged(target, made_from, config)
+            if not unchanged:
+                data = evaluation_data(con, recipe.name, evaluation.max_documents)
+                parts = home.answering(recipe.name, context.partition_key, LINEAR, made_from)
+                make_baseline(data, target, parts, made_from, evaluation, linear(con, recipe.name))
+        return _baseline_result(target, made_from, unchanged)
+
+    return linear_baseline
+
+
+def untuned_base_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """What fine-tuning adds is the difference to this."""
+
+    @dg.asset(
+        key=[recipe.name, UNTUNED_BASE],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "tokens"], [recipe.name, "base_model"]],
+        kinds={"pytorch"},
+        pool=GPU,
+        op_tags=gpu_tags(settings.compute, gpus=1),
+        code_version="1",
+    )
+    @launched_with(UNTUNED_BASE, settings)
+    def untuned_base_baseline(
+        context: dg.AssetExecutionContext, config: LaunchConfig, home: Home, warehouse: Warehouse, compute: Compute
+    ) -> dg.MaterializeResult:
+        """The base model without an adapter, held to the same codes; with evaluation.untuned_base: false, left out."""
+        partition = context.partition_key
+        target = home.artifact(recipe.name, partition, UNTUNED_BASE)
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        chosen = read(config, "evaluation", EvaluationSettings)
+        with warehouse.connect(context, read_only=True) as con:
+            decoding = trained_limits(con, recipe.name)
+            more = {"base": base.revision, "prompt": recipe.prompt.model_dump(), "decoding": decoding.model_dump()}
+            made_from = baseline_fingerprint(con, recipe, UNTUNED_BASE, chosen, asked=chosen.untuned_base, **more)
+            examples = examples_made(con, recipe.name)
+            unchanged = _unchanged(target, made_from, config)
+            asks = chosen.untuned_base and not unchanged
+            data = evaluation_data(con, recipe.name, chosen.max_documents) if asks else None
+        if data is not None:
+            parts = home.answering(recipe.name, partition, UNTUNED_BASE, made_from)
+            load = untuned_base(recipe, base, decoding, chosen, compute.settings.device)
+            make_baseline(data, target, parts, made_from, chosen, load)
+        elif not unchanged:
+            skip_baseline(target, made_from, examples, chosen)
+        return _baseline_result(target, made_from, unchanged)
+
+    return untuned_base_baseline
+
+
+def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """The adapter measured beside its baselines."""
+
+    @dg.asset(
+        key=[recipe.name, "evaluation"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, name] for name in ("adapter", "examples", *BASELINES)],
+        kinds={"pytorch"},
+        pool=GPU,
+        op_tags=gpu_tags(settings.compute, gpus=1),
+        code_version="2",
+    )
+    @launched_with("evaluation", settings)
+    def evaluation(
+        context: dg.AssetExecutionContext, config: LaunchConfig, home: Home, warehouse: Warehouse, compute: Compute
+    ) -> dg.MaterializeResult:
+        """Every metric on the test split with its interval; calibration and thresholds from validation."""
+        partition = context.partition_key
+        target = home.artifact(recipe.name, partition, "evaluation")
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        adapter = home.artifact(recipe.name, partition, "adapter")
+        chosen = read(config, "evaluation", EvaluationSettings)
+        adapter_facts = required(adapter, f"{recipe.name}/adapter")
+        decoding = DecodingSettings(**adapter_facts["decoding"])
+        folders = {name: home.artifact(recipe.name, partition, name) for name in BASELINES}
+        with warehouse.connect(context, read_only=True) as con:
+            examples = examples_made(con, recipe.name)
+            beside = measured_beside(folders, recipe.name, examples, chosen.max_documents)
+            answers_from = answers_fingerprint(con, recipe, adapter_facts["seal"], decoding, chosen)
+            made_from = evaluation_fingerprint(answers_from, beside, chosen)
+            unchanged = _unchanged(target, made_from, config)
+            data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
+            split = split_hash(con)
+        baselines = {name: folders[name] for name in beside}
+        if data is not None:
+            evaluate_adapter(
+                data,
+                recipe,
+                base,
+                adapter / "weights",
+                target,
+                home.answering(recipe.name, partition, "adapter", answers_from),
+                answers_from=answers_from,
+                made_from=made_from,
+                baselines=baselines,
+                evaluation=chosen,
+                decoding=decoding,
+                adapter_seal=adapter_facts["seal"],
+                device=compute.settings.device,
+                ask_again=config.drop_existing,
+            )
+        report = read_report(target / REPORT)
+        version = bundle_version(partition, base, required(target, "evaluation"))
+        remember(home.path, recipe.name, partition, version, split, base, target, baselines, report)
+        return dg.MaterializeResult(
+            metadata={
+                "results": dg.MetadataValue.md(report_table(report)),
+                "picture": picture(engine_bars(report), "micro and macro F1 of each engine"),
+                "micro_f1": report.engine("adapter").metric("micro_f1", "open"),
+                "threshold": report.engine("adapter").threshold,
+                "calibration_error": report.engine("adapter").calibration_error,
+                "version": version,
+                "unchanged": unchanged,
+                "fingerprint": made_from,
+            },
+            data_version=dg.DataVersion(made_from),
+        )
+
+    return evaluation
+
+
+def errors_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """What the adapter gets wrong, and what to do about it."""
+
+    @dg.asset(
+        key=[recipe.name, "errors"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, "evaluation"], [recipe.name, "tokens"]],
+        kinds={"duckdb", "sql"},
+        code_version="1",
+    )
+    @launched_with("errors", settings)
+    def errors(
+        context: dg.AssetExecutionContext, config: LaunchConfig, home: Home, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
+        """Missed and spurious codes by pattern; each in the warehouse's table `errors`, to be read with its note."""
+        partition = context.partition_key
+        target = home.artifact(recipe.name, partition, "errors")
+        evaluation = home.artifact(recipe.name, partition, "evaluation")
+        facts = required(evaluation, f"{recipe.name}/evaluation")
+        made_from = fingerprint(evaluation=facts["seal"], version=1)
+        unchanged = _unchanged(target, made_from, config)
+        if not unchanged:
+            predictions = error_predictions(evaluation)
+            with warehouse.connect(context) as con:
+                analysis = analyse_errors(con, recipe.name, predictions)
+            with making(target, made_from) as (folder, _):
+                write_analysis(analysis, folder / ERRORS)
+        analysis = read_analysis(target / ERRORS)
+        return dg.MaterializeResult(
+            metadata={
+                "findings": dg.MetadataValue.md(findings_table(analysis)),
+                "table": f"{recipe.name}.errors",
+                "unchanged": unchanged,
+                "fingerprint": made_from,
+            },
+            data_version=dg.DataVersion(made_from),
+        )
+
+    return errors
+
+
+def report_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
+    """One page for people."""
+
+    @dg.asset(
+        key=[recipe.name, "report"],
+        group_name=recipe.name,
+        partitions_def=recipe.partitions,
+        deps=[[recipe.name, name] for name in ("evaluation", "errors")],
+        kinds={"mlflow"},
+        code_version="1",
+    )
+    @launched_with("report", settings)
+    def report(context: dg.AssetExecutionContext, config: LaunchConfig, home: Home) -> dg.MaterializeResult:
+        """Everything that was measured on one HTML page with its pictures; also in the adapter's MLflow run."""
+        partition = context.partition_key
+        target = home.artifact(recipe.name, partition, "report")
+        folders = {name: home.artifact(recipe.name, partition, name) for name in ("adapter", "evaluation", "errors")}
+        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        page = write_page(home.path, recipe.name, partition, base, folders, target)
+        adapter_facts = required(folders["adapter"], f"{recipe.name}/adapter")
+        logged = log_evaluation(adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"], page.metrics, target)
+        if not logged:
+            context.log.warning("not in MLflow: see the warning above; materialize again to log it")
+        return dg.MaterializeResult(
+            metadata={
+                "page": dg.MetadataValue.path((target / PAGE).resolve()),
+                "megabytes": round((target / PAGE).stat().st_size / 1e6, 2),
+                **mlflow_metadata(adapter_facts),
+                **{name: picture(png, name.replace("_", " ")) for name, png in page.pictures.items()},
+            },
+            data_version=dg.DataVersion(page.fingerprint),
+        )
+
+    return report

@@ -1,0 +1,126 @@
+"""An evaluation and what is known around it, as one page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcode_assets.artifacts import making, required
+from medcode_assets.evaluation.errors.model import read_analysis
+from medcode_assets.evaluation.history import ADAPTER, REPORT, KeptEvaluation, kept_evaluations
+from medcode_assets.evaluation.html.page import EarlierEvaluation, PageFacts, report_page
+from medcode_assets.evaluation.html.pictures import report_pictures
+from medcode_assets.evaluation.report import EvaluationReport, read_report
+from medcode_assets.recipes.answering import read_answers
+from medcode_assets.recipes.bundling import bundle_version, code_version
+from medcode_assets.warehouse import fingerprint
+from medcode_serving.base_models import LocalModel
+from medcode_serving.bundle import is_published, latest_version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PAGE = "report.html"
+ERRORS = "errors.json"
+EARLIER = 12
+"""Adapters of the same split on the page, the newest ones."""
+
+
+@dataclass(frozen=True)
+class WrittenPage:
+    """What the asset shows of a page."""
+
+    pictures: dict[str, bytes]
+    metrics: dict[str, float]
+    """The adapter's, as MLflow names them."""
+    fingerprint: str
+
+
+def write_page(
+    home: Path, recipe: str, partition: str, base: LocalModel, folders: dict[str, Path], target: Path
+) -> WrittenPage:
+    """Write report.html and its pictures to `target`.
+
+    Args:
+        home: MEDCODE_HOME, with the history of evaluations.
+        recipe: Of the adapter.
+        partition: Version of MIMIC.
+        base: The adapter's base model.
+        folders: Artifacts adapter, evaluation and errors.
+        target: Folder of the artifact; replaced only by a complete one.
+    """
+    adapter, evaluated = (required(folders[name], f"{recipe}/{name}") for name in ("adapter", "evaluation"))
+    report = read_report(folders["evaluation"] / REPORT)
+    analysis = read_analysis(folders["errors"] / ERRORS)
+    version = bundle_version(partition, base, evaluated)
+    kept = {one.about.version: one for one in kept_evaluations(home, recipe)}
+    ours = kept[version].about
+    facts = PageFacts(
+        title=f"{recipe}: {version}",
+        recipe=recipe,
+        partition=partition,
+        split_hash=ours.split_hash,
+        base_model=base.id,
+        settings=adapter["settings"],
+        losses=adapter["losses"],
+        validation=adapter["validation"],
+        code_version=code_version(),
+        made=ours.made,
+    )
+    served = latest_version(home / "bundles", recipe) if is_published(home / "bundles", recipe) else None
+    others = [one for one in kept.values() if one.about.gold_hash == ours.gold_hash and one.about.version != version]
+    pictures = report_pictures(report, adapter["losses"], adapter["validation"])
+    page = report_page(
+        report,
+        facts,
+        pictures,
+        [_earlier(one, served) for one in others[:EARLIER]],
+        [(found.pattern.replace("_", " "), found.sentence, found.suggestion) for found in analysis.findings],
+    )
+    made_from = fingerprint(evaluation=evaluated["seal"], page=page)
+    with making(target, made_from) as (folder, _):
+        (folder / PAGE).write_text(page, encoding="utf-8")
+        for name, png in pictures.items():
+            (folder / f"{name}.png").write_bytes(png)
+    return WrittenPage(pictures, mlflow_metrics(report), made_from)
+
+
+def mlflow_metrics(report: EvaluationReport) -> dict[str, float]:
+    """Return the adapter's metrics over all codes: `test_micro_f1_open`, `test_map_closed`, with `_low` and `_high`."""
+    found: dict[str, float] = {}
+    for metric in report.engine(ADAPTER).metrics:
+        if metric.group == "all" and metric.level == "code":
+            name = f"test_{metric.name}_{metric.label_space}"
+            ends = {f"{name}_low": metric.low, f"{name}_high": metric.high}
+            found |= {name: metric.value, **{end: value for end, value in ends.items() if value is not None}}
+    return found
+
+
+def error_predictions(evaluation: Path) -> "pa.Table":
+    """Return the adapter's answers to the test split with calibrated probabilities and whether each code is kept."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    decision = read_report(evaluation / REPORT).engine(ADAPTER).decision
+    table = read_answers(evaluation).test
+    told = np.asarray(pc.fill_null(table["probability"], 1.0))
+    probabilities = decision.calibration.apply(told)
+    named = np.asarray(pc.is_valid(table["code"]))
+    kept = named & (probabilities >= decision.threshold)
+    table = table.set_column(
+        table.column_names.index("probability"), "probability", pa.array(probabilities, mask=~named)
+    )
+    return table.append_column("kept", pa.array(kept))
+
+
+def _earlier(kept: KeptEvaluation, served: str | None) -> EarlierEvaluation:
+    about, adapter = kept.about, kept.report.engine(ADAPTER)
+    return EarlierEvaluation(
+        version=about.version,
+        base_model=about.base_model,
+        made=about.made,
+        micro_f1=adapter.measured("micro_f1", "open"),
+        macro_f1=adapter.measured("macro_f1", "closed"),
+        map=adapter.measured("map", "open"),
+        served=about.version == served,
+    )
