@@ -30,7 +30,7 @@ class CandidateCode:
 class LinearSettings:
     """Sizes of the linear model. The defaults serve from hundreds of notes to MIMIC."""
 
-    dimensions: int = 4096
+    dimensions: int = 2048
     """Of the random projection that the ridge regression works in."""
     penalty: float = 0.1
     """Of the ridge regression; a note's squared length is 1."""

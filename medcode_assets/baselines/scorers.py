@@ -122,9 +122,7 @@ def _phrase_table(
     )
 
 
-def fit_ridge(
-    corpus: Corpus, notes: np.ndarray, codes: int, idf: np.ndarray, settings: "LinearSettings"
-) -> Ridge:
+def fit_ridge(corpus: Corpus, notes: np.ndarray, codes: int, idf: np.ndarray, settings: "LinearSettings") -> Ridge:
     """Solve the normal equations of the projected notes.
 
     With X the notes [notes, dimensions + 1], Y their codes and p the penalty, the weights are (XᵀX + pI)⁻¹XᵀY: a sum
@@ -160,9 +158,7 @@ def _indicator(corpus: Corpus, notes: np.ndarray, codes: int) -> np.ndarray:
 def title_index(descriptions: Sequence[str | None]) -> Titles:
     """Return the stems of the codes' descriptions, all of weight 0."""
     stems = [title_stems(description or "") for description in descriptions]
-    distinct, places = np.unique(
-        np.array([stem for title in stems for stem in title], np.uint64), return_inverse=True
-    )
+    distinct, places = np.unique(np.array([stem for title in stems for stem in title], np.uint64), return_inverse=True)
     starts = np.cumsum([0, *map(len, stems)]).astype(np.int64)
     return Titles(distinct, np.zeros(len(distinct), np.float32), starts, places.astype(np.int32))
 

@@ -1,8 +1,8 @@
 """From three scorers to one probability a code, and the files of a linear model.
 
-    model.json            format, names and weights of the features, numbers of codes and dimensions
-    weights.safetensors   the scorers' arrays
-    codes.parquet         system, code, description, frequency; the trained codes first
+model.json            format, names and weights of the features, numbers of codes and dimensions
+weights.safetensors   the scorers' arrays
+codes.parquet         system, code, description, frequency; the trained codes first
 """
 
 import json
@@ -232,7 +232,10 @@ def _read_description(path: Path) -> dict[str, Any]:
         described = json.loads(path.read_text())
         if described["format"] != FORMAT or described["features"] != list(FEATURES):
             raise MedcodeError(f"{path}: of another version of medcode; materialize the linear baseline anew")
-        if len(described["weights"]) != len(FEATURES) or not np.isfinite([*described["weights"], described["intercept"]]).all():
+        if (
+            len(described["weights"]) != len(FEATURES)
+            or not np.isfinite([*described["weights"], described["intercept"]]).all()
+        ):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(path, error) from None

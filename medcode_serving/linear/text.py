@@ -46,7 +46,7 @@ class NoteFeatures:
     words: int
     """The first so many columns are words, the others character n-grams."""
     sentences: list[np.ndarray]
-    """Title stems of each sentence, uint64, ascending, each once."""
+    """Title stems of each sentence, uint64, as they stand there."""
 
 
 class WordTable:
@@ -137,9 +137,9 @@ class WordTable:
 
     def _sentences(self, ids: np.ndarray, is_word: np.ndarray) -> list[np.ndarray]:
         stems = np.where(is_word, self._stems[ids], 0)
-        parts = np.split(stems, np.flatnonzero(~is_word))
-        uniques = (np.unique(part[part != 0]) for part in parts)
-        return [unique for unique in uniques if len(unique)]
+        telling = np.flatnonzero(stems)
+        bounds = np.searchsorted(telling, np.flatnonzero(~is_word))
+        return [sentence for sentence in np.split(stems[telling], np.unique(bounds)) if len(sentence)]
 
 
 def singular(word: str) -> str:

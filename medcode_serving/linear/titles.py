@@ -64,7 +64,7 @@ class Titles:
         """Return the titles that stand in the note.
 
         Args:
-            sentences: Stems of each sentence, uint64, ascending.
+            sentences: Stems of each sentence, uint64.
         """
         by_sentence = [find_sorted(self.stems, sentence) for sentence in sentences]
         present = np.unique(np.concatenate(by_sentence)) if by_sentence else np.zeros(0, np.int64)

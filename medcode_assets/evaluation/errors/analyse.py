@@ -27,6 +27,7 @@ from medcode_assets.warehouse import Source, fingerprint, inputs, one_value, sec
 from medcode_serving.codes.hierarchy import category
 from medcode_serving.codes.systems import SYSTEMS, undotted
 from medcode_serving.errors import MedcodeError
+from medcode_serving.sections import sections_hash
 
 if TYPE_CHECKING:
     import duckdb
@@ -159,7 +160,7 @@ def _name_sections(con: "duckdb.DuckDBPyConnection", recipe: str) -> None:
     )
     con.execute("CREATE OR REPLACE TEMP TABLE analysed_lengths (example_id BIGINT, characters BIGINT)")
     documents = con.sql("SELECT example_id FROM analysed_documents").to_arrow_table()
-    vocabulary = (word for (word,) in con.execute("SELECT DISTINCT word FROM analysed_title_words").fetchall())
+    vocabulary = [word for (word,) in con.execute("SELECT DISTINCT word FROM analysed_title_words").fetchall()]
     with second_cursor(con) as reader:
         for found, lengths in words_by_section(reader, recipe, documents, vocabulary):
             con.register("analysed_found", found)
@@ -177,17 +178,19 @@ def _keep(con: "duckdb.DuckDBPyConnection", recipe: str) -> None:
         queries=[
             sql(name) for name in ("pairs", "codes", "candidates", "sections-naming", "errors", "error-documents")
         ],
+        sections=sections_hash(),
         inputs=inputs(con, f"{recipe}.examples", f"{recipe}.tokens"),
     )
     for table in ("errors", "error_documents"):
-        select = sql(table.replace("_", "-"))
-        write_table(
-            con,
-            f"{recipe}.{table}",
-            Source(made_from),
-            lambda table=table, select=select: con.execute(f"CREATE OR REPLACE TABLE {recipe}.{table} AS {select}"),
-        )
+        _write(con, recipe, table, made_from)
         con.execute(f"CREATE OR REPLACE TEMP VIEW analysed_{table} AS FROM {recipe}.{table}")
+
+
+def _write(con: "duckdb.DuckDBPyConnection", recipe: str, table: str, made_from: str) -> None:
+    def create() -> None:
+        con.execute(f"CREATE OR REPLACE TABLE {recipe}.{table} AS {sql(table.replace('_', '-'))}")
+
+    write_table(con, f"{recipe}.{table}", Source(made_from), create)
 
 
 def _summary(con: "duckdb.DuckDBPyConnection") -> ErrorAnalysis:
@@ -230,4 +233,4 @@ def _near_misses(con: "duckdb.DuckDBPyConnection", totals: Totals) -> tuple[Near
 
 def _rows(con: "duckdb.DuckDBPyConnection", query: str, **parameters: Any) -> list[dict[str, Any]]:
     """Return the rows of sql/<query>.sql, a dictionary each."""
-    return list(con.execute(sql(query), parameters).to_arrow_table().to_pylist())
+    return list(con.sql(sql(query), params=parameters).to_arrow_table().to_pylist())

@@ -11,9 +11,9 @@ def findings_table(analysis: ErrorAnalysis) -> str:
     """Return the findings with what may mend them, near misses, the codes with most errors, slices and sections."""
     totals = analysis.totals
     head = (
-        f"{totals.documents:,} documents: {totals.right:,} of {totals.gold:,} gold codes found, {totals.missed:,} missed, "
-        f"{totals.spurious:,} spurious; micro F1 {totals.micro_f1:.3f} (open label space). Gains are upper bounds and "
-        "overlap."
+        f"{totals.documents:,} documents: {totals.right:,} of {totals.gold:,} gold codes found, {totals.missed:,} "
+        f"missed, {totals.spurious:,} spurious; micro F1 {totals.micro_f1:.3f} (open label space). Gains are upper "
+        "bounds and overlap."
     )
     findings = [(found.sentence, f"{found.gain:+.3f}", found.suggestion) for found in analysis.findings]
     tables = [

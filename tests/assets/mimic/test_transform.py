@@ -4,6 +4,7 @@ import pytest
 
 from medcode_assets.config import DataSettings
 from medcode_assets.mimic.transform import build_cohort, build_facts, build_splits, split_hash
+from medcode_assets.recipes.baselines import candidate_codes, training_chunks
 from medcode_assets.recipes.icd.examples import build_examples
 from medcode_serving.errors import MedcodeError
 
@@ -147,6 +148,21 @@ def test_labels_count_on_train_and_keep_unseen_codes_in_the_gold(con: "duckdb.Du
     rows = dict(con.execute("SELECT example_id, (gold, answer) FROM icd.examples").fetchall())
     assert rows[101] == ([0, 1, 2], ["I10", "E11.9", "0DTJ4ZZ"])
     assert rows[102] == ([3, 4, 5], [])
+
+
+def test_the_linear_baseline_may_name_the_dictionarys_codes_unless_the_task_is_closed(
+    con: "duckdb.DuckDBPyConnection",
+) -> None:
+    prepare(con)
+    assign(con, validation=1, test=3)  # E11.9 is only in validation, and has a title
+    build_examples(con, DataSettings(systems=["icd10cm"]))
+    assert [(code.code, code.frequency) for code in candidate_codes(con, "icd")] == [("I10", 8), ("E11.9", 0)]
+    notes, gold = zip(*training_chunks(con, "icd"), strict=True)
+    assert [len(chunk) for chunk in notes] == [8]
+    assert gold[0] == [[("icd10cm", "I10")]] * 8
+    for closed in ({"min_frequency": 1}, {"top_codes": 2}):
+        build_examples(con, DataSettings(systems=["icd10cm"], **closed))
+        assert [code.code for code in candidate_codes(con, "icd")] == ["I10"]
 
 
 def test_frequency_systems_and_top_codes_define_the_task(con: "duckdb.DuckDBPyConnection") -> None:
