@@ -40,8 +40,11 @@ class LinearSettings:
     sampled_notes: int = 16_000
     """Notes that phrases are collected from, at most."""
     folds: int = 5
+    """Of notes that are too few to hold some out for good."""
+    folded_notes: int = 2_000
+    """From so many on, a tenth is held out for the logistic regression."""
     stacking_notes: int = 5_000
-    """Notes that the logistic regression is fitted on, at most."""
+    """Notes that are held out for good, at most."""
 
 
 def fit_linear(
@@ -71,7 +74,8 @@ def fit_linear(
     from medcode_assets.baselines.corpus import spooled_corpus
     from medcode_assets.baselines.scorers import title_index
     from medcode_assets.baselines.stacking import fit_stack
-    from medcode_serving.linear.model import LinearCode, LinearModel, save_model
+    from medcode_serving.linear.files import save_model
+    from medcode_serving.linear.model import LinearCode, LinearModel
 
     settings = settings or LinearSettings()
     tell = on_progress or (lambda stage, share: None)

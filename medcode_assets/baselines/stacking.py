@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medcode_assets.baselines.corpus import Corpus
-from medcode_assets.baselines.scorers import fit_scorers, spread
+from medcode_assets.baselines.scorers import fit_scorers
 from medcode_serving.linear.model import FEATURES, Scorers, logistic
 from medcode_serving.linear.titles import Titles
 
@@ -22,15 +22,16 @@ def fit_stack(
 ) -> tuple[Scorers, np.ndarray, float]:
     """Fit scorers, and weigh them on notes held out from them (Wolpert, "Stacked generalization", 1992).
 
-    Few notes are held out fold by fold, and then the scorers are fitted once more on all. Of many notes
-    `stacking_notes` are held out for good, which costs little of the data and no second fit.
+    Few notes are held out fold by fold, and then the scorers are fitted once more on all. Of many notes a tenth or less
+    is held out for good, which costs little of the data and no second fit.
 
     Returns:
         The scorers, the weights of their features [features] and the intercept.
     """
     order = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(corpus))
-    if len(corpus) > settings.stacking_notes * settings.folds:
-        held_out, rest = np.sort(order[: settings.stacking_notes]), np.sort(order[settings.stacking_notes :])
+    if len(corpus) >= settings.folded_notes:
+        count = min(len(corpus) // 10, settings.stacking_notes)
+        held_out, rest = np.sort(order[:count]), np.sort(order[count:])
         scorers = fit_scorers(corpus, rest, titles, codes, settings)
         on_progress("scorers", 0.8)
         return scorers, *fit_logistic(*_examples(corpus, scorers, held_out))
@@ -39,7 +40,7 @@ def fit_stack(
     for fold in range(folds):
         held_out, rest = np.sort(order[fold::folds]), np.sort(order[np.arange(len(order)) % folds != fold])
         scorers = fit_scorers(corpus, rest, titles, codes, settings)
-        examples.append(_examples(corpus, scorers, spread(held_out, settings.stacking_notes // folds)))
+        examples.append(_examples(corpus, scorers, held_out))
         on_progress("scorers of a fold", 0.1 + 0.7 * (fold + 1) / folds)
     weights, intercept = fit_logistic(*map(np.concatenate, zip(*examples, strict=True)))
     return fit_scorers(corpus, np.arange(len(corpus)), titles, codes, settings), weights, intercept

@@ -34,7 +34,7 @@ class LinearEngine:
         Raises:
             MedcodeError: a file is missing or broken, or of another version.
         """
-        from medcode_serving.linear.model import load_model
+        from medcode_serving.linear.files import load_model
 
         return cls(load_model(folder))
 

@@ -4,7 +4,8 @@
     phrases.py   words and pairs of words that a code's training notes have and others have not
     ridge.py     one-vs-rest ridge regression on a random projection of TF-IDF
     titles.py    how much of a code's title stands in one sentence of the note
-    model.py     candidates, their features, their probabilities, and the files
+    model.py     candidates, their features, their probabilities
+    files.py     what is written and read
 
 What fits them is `medcode_assets.baselines`. numpy only.
 """

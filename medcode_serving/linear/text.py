@@ -18,14 +18,14 @@ BREAK = -1
 # but an empty line and a list's next entry do.
 _TOKENS = re.compile(r"[^\W_]+(?:[.'’]\d+)*|[.;:!?](?=\s|$)|\n\s*(?:\n|[-*#•]|\d+[.)]\s)")
 
-STOP_WORDS = frozenset(
-    "a after also an and are as at be because been between but by due during for from had has have he her his in is "
-    "it its no not of on or patient she that the their there this to was we were which who with without".split()
-)
-# Of titles; no note says them.
-_GENERIC_WORDS = frozenset(
-    "classified elsewhere encounter initial nec nos other sequela specified subsequent unspecified".split()
-)
+_STOP = """
+a after also an and are as at be because been between but by due during for from had has have he her his in is it its no
+not of on or patient she that the their there this to was we were which who with without
+"""
+_GENERIC = "classified elsewhere encounter initial nec nos other sequela specified subsequent unspecified"
+STOP_WORDS = frozenset(re.findall(r"\w+", _STOP))
+_GENERIC_WORDS = frozenset(re.findall(r"\w+", _GENERIC))
+"""Of titles; no note says them."""
 _STEM_LETTERS = 6
 _KEPT_LETTERS = 14
 _CACHED_WORDS = 500_000

@@ -11,6 +11,7 @@ _LEAST_COVERAGE = 0.5
 """Of a title's weight, anywhere in the note; less is no match."""
 _MATCHES = 1000
 """Titles whose sentences are looked at."""
+_SENTENCES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ class Titles:
         here = column[places] >= 0
         titles = np.zeros((len(codes), len(present)), np.float32)
         titles[rows[here], column[places[here]]] = self.weights[places[here]]
-        in_sentence = np.zeros((len(present), len(by_sentence)), np.float32)
-        for number, sentence in enumerate(by_sentence):
-            in_sentence[column[sentence], number] = 1
-        return (titles @ in_sentence).max(axis=1, initial=0)
+        best = np.zeros(len(codes), np.float32)
+        for start in range(0, len(by_sentence), _SENTENCES_AT_ONCE):
+            some = by_sentence[start : start + _SENTENCES_AT_ONCE]
+            in_sentence = np.zeros((len(present), len(some)), np.float32)
+            for number, sentence in enumerate(some):
+                in_sentence[column[sentence], number] = 1
+            np.maximum(best, (titles @ in_sentence).max(axis=1), out=best)
+        return best

@@ -85,7 +85,8 @@ def _tables(con: "duckdb.DuckDBPyConnection", recipe: str, predictions: "pa.Tabl
         _make(con, "analysed_codes", sql("codes"))
         yield
     finally:
-        con.execute("DROP VIEW IF EXISTS analysed_answers")
+        con.unregister("analysed_answers")
+        con.unregister("analysed_code_facts")
         _drop_temporary(con)
 
 

@@ -18,6 +18,7 @@ from medcode_assets.evaluation.errors.analyse import analyse_errors
 from medcode_assets.evaluation.errors.findings import measured, patterns
 from medcode_assets.evaluation.errors.model import NEAR_MISSES, ErrorAnalysis, read_analysis, write_analysis
 from medcode_assets.evaluation.errors.table import findings_table
+from medcode_assets.evaluation.groups import FREQUENCIES
 from medcode_assets.warehouse import open_warehouse
 from medcode_serving.errors import MedcodeError
 from medcode_serving.settings import InferenceSettings
@@ -358,6 +359,7 @@ def test_slices_by_length_by_cut_by_number_of_codes_and_by_frequency(case, tmp_p
         "frequency:101-500": (1, 1, 0, 0),
         "frequency:over-500": (2, 2, 2, 2),
     }
+    assert slices_of(analysis, "frequency").keys() == {f"frequency:{name}" for name, *_ in FREQUENCIES}
     rare = next(part for part in analysis.slices if part.name == "frequency:1-10")
     assert (rare.precision, rare.recall, rare.f1) == (0.5, 0.25, pytest.approx(2 * 1 / 6))
 

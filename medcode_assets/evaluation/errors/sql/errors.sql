@@ -11,7 +11,8 @@ FROM analysed_pairs AS pairs
 JOIN analysed_codes AS codes USING (system, code)
 LEFT JOIN analysed_named AS named USING (example_id, system, code)
 LEFT JOIN analysed_near_misses AS as_missed
-    ON pairs.gold AND (as_missed.example_id, as_missed.system, as_missed.missed) = (pairs.example_id, pairs.system, pairs.code)
+    ON pairs.gold
+    AND (as_missed.example_id, as_missed.system, as_missed.missed) = (pairs.example_id, pairs.system, pairs.code)
 LEFT JOIN analysed_near_misses AS as_spurious
     ON NOT pairs.gold
     AND (as_spurious.example_id, as_spurious.system, as_spurious.spurious) = (pairs.example_id, pairs.system, pairs.code)
