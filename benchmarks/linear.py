@@ -99,7 +99,7 @@ def frequency_prior(train: Split, notes: list[str], titles: dict[str, str]) -> l
 
 
 def logistic_regression(train: Split, notes: list[str], titles: dict[str, str]) -> list[Ranking]:
-    """Word 1-2-gram TF-IDF and one logistic regression a code: the usual baseline."""
+    """Word 1-2-gram TF-IDF and one balanced logistic regression a code: the usual baseline."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -107,7 +107,7 @@ def logistic_regression(train: Split, notes: list[str], titles: dict[str, str]) 
 
     tfidf, labels = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), MultiLabelBinarizer()
     x, y = tfidf.fit_transform(train.notes), labels.fit_transform(train.gold)
-    model = OneVsRestClassifier(LogisticRegression(C=30, solver="liblinear")).fit(x, y)
+    model = OneVsRestClassifier(LogisticRegression(C=10, class_weight="balanced", solver="liblinear")).fit(x, y)
     return [
         Ranking(labels.classes_[order].tolist(), row[order].tolist())
         for row in model.predict_proba(tfidf.transform(notes))
@@ -132,7 +132,7 @@ def threshold_of(method, train: Split, titles: dict[str, str]) -> float:  # noqa
         rest = train.take([place for number, place in enumerate(order) if number % FOLDS != fold])
         rankings += method(rest, held_out.notes, titles)
         gold += held_out.gold
-    return max(np.linspace(0.02, 0.6, 117), key=lambda threshold: micro_f1(rankings, gold, threshold))
+    return max(np.linspace(0.02, 0.9, 177), key=lambda threshold: micro_f1(rankings, gold, threshold))
 
 
 def average_precision(ranking: Ranking, gold: list[str]) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medcode_serving.codes.vocabulary import Vocabulary
+
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -100,3 +102,14 @@ def over_nf4(base: Path, adapter: Path) -> Any:
 def relative_error(found: Any, wanted: Any) -> float:
     """Return the norm of the difference of two tensors by the norm of the second."""
     return float((found - wanted).norm() / wanted.norm())
+
+
+def write_codes(path: Path, vocabulary: Vocabulary) -> Path:
+    """Write a vocabulary as codes.parquet."""
+    import dataclasses
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(code) for code in vocabulary.codes]), path)
+    return path

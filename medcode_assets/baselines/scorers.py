@@ -20,6 +20,7 @@ _RARE = 5
 """A code of fewer notes is judged by phrases that one of them has; one of more, by phrases that two have."""
 _BELIEF = 2.0
 _NOTES_AT_ONCE = 512
+_NO_ROWS = np.zeros(0, np.int32)
 _CACHED_NOTES = 20_000
 
 
@@ -74,11 +75,9 @@ def fit_phrases(corpus: Corpus, notes: np.ndarray, codes: int, settings: "Linear
     kept_rows, kept_hits = [], []
     for code in range(codes):
         read = spread(by_code[code], settings.notes_per_code)
-        rows, hits = np.unique(
-            np.concatenate([np.zeros(0, np.int32), *map(rows_of, read.tolist())]), return_counts=True
-        )
-        enough = hits >= (1 if len(read) < _RARE else 2)
-        rows, hits = rows[enough], hits[enough] * (len(by_code[code]) / max(len(read), 1))
+        rows, seen = np.unique(np.concatenate([_NO_ROWS, *map(rows_of, read.tolist())]), return_counts=True)
+        enough = seen >= (1 if len(read) < _RARE else 2)
+        rows, hits = rows[enough], seen[enough] * (len(by_code[code]) / max(len(read), 1))
         about = np.maximum(sampled[rows] / share, hits)
         order = np.argsort(-(hits + _BELIEF * prior[code]) / (about + _BELIEF), kind="stable")
         kept_rows.append(rows[order[: settings.phrases_per_code]])
@@ -140,8 +139,8 @@ def fit_ridge(corpus: Corpus, notes: np.ndarray, codes: int, idf: np.ndarray, se
         x = _projected_notes(corpus, some, idf, settings.dimensions)
         gram += x.T @ x
         cross += x.T @ _indicator(corpus, some, codes)
-    weights = np.linalg.solve(gram + settings.penalty * np.eye(size), cross)
-    return Ridge(idf, weights.astype(np.float32))
+    solved = np.linalg.solve(gram + settings.penalty * np.eye(size), cross)
+    return Ridge(idf, solved.astype(np.float32))
 
 
 def _projected_notes(corpus: Corpus, notes: np.ndarray, idf: np.ndarray, dimensions: int) -> np.ndarray:

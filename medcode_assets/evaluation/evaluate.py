@@ -94,7 +94,7 @@ def evaluate_answers(
     first, *others = answers
     tested = {name: (given.test, report.engine(name).decision) for name, given in answers.items()}
     paired = [
-        compare_answers(test, known, (first, *tested[first]), (name, *tested[name]), resamples) for name in others
+        compare_answers(test, vocabulary, (first, *tested[first]), (name, *tested[name]), resamples) for name in others
     ]
     return report.model_copy(update={"differences": tuple(row for rows in paired for row in rows)})
 
@@ -109,7 +109,7 @@ def frequencies(columns: CodeColumns, vocabulary: Vocabulary) -> "np.ndarray":
 
 def compare_answers(
     test: LabelledNotes,
-    known: CodeColumns,
+    vocabulary: Vocabulary,
     first: tuple[str, "pa.Table", Decision],
     second: tuple[str, "pa.Table", Decision],
     resamples: int,
@@ -118,18 +118,21 @@ def compare_answers(
 
     Args:
         test: The documents with their gold codes.
-        known: At least every gold code's column.
+        vocabulary: The codes that were trained.
         first: Name, answers, and how these become codes.
         second: The other one.
         resamples: Bootstrap samples.
     """
-    columns = known.with_codes(code for _, table, _ in (first, second) for code in predicted_codes(table))
+    asked = (code for codes in test.gold for code in codes)
+    told = (code for _, table, _ in (first, second) for code in predicted_codes(table))
+    columns = CodeColumns.of(vocabulary).with_codes((*asked, *told))
     scored = [
         (calibrated(score_matrix(table, test.ids, columns), decision.calibration), decision.threshold)
         for _, table, decision in (first, second)
     ]
     gold = gold_matrix(test.gold, columns)
-    return differences(gold, scored[0], scored[1], columns, names=(first[0], second[0]), resamples=resamples)
+    seen = frequencies(columns, vocabulary)
+    return differences(gold, scored[0], scored[1], columns, seen, names=(first[0], second[0]), resamples=resamples)
 
 
 def _evaluate(

@@ -1,8 +1,9 @@
 """Every evaluation that was made, kept: earlier adapters stand beside the new one, and any two can be compared.
 
 <home>/evaluations/<recipe>/<version>/     version of the bundle that the evaluation belongs to
-  about.json          what was evaluated (`KeptEvaluation`)
+  about.json          what was evaluated (`EvaluationAbout`)
   evaluation.json     the report
+  codes.parquet       the codes that were trained
   gold.parquet        hadm_id, system, code of the test split
   <engine>.parquet    each engine's answers to the test split; no text
 """
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medcode_assets.artifacts import link_or_copy, replace_folder
-from medcode_assets.evaluation.columns import CodeColumns
 from medcode_assets.evaluation.evaluate import compare_answers
 from medcode_assets.evaluation.predictions import LabelledNotes
 from medcode_assets.evaluation.report import Difference, EvaluationReport, read_report, write_report
+from medcode_serving.bundle import CODES
+from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -80,7 +82,13 @@ def gold_hash(gold: "pa.Table") -> str:
 
 
 def keep_evaluation(
-    home: Path, about: EvaluationAbout, report: EvaluationReport, gold: "pa.Table", answers: Mapping[str, Path]
+    home: Path,
+    about: EvaluationAbout,
+    report: EvaluationReport,
+    *,
+    codes: Path,
+    gold: "pa.Table",
+    answers: Mapping[str, Path],
 ) -> KeptEvaluation:
     """Put an evaluation into the history; one of the same version is replaced.
 
@@ -88,6 +96,7 @@ def keep_evaluation(
         home: MEDCODE_HOME.
         about: What was evaluated.
         report: What came of it.
+        codes: codes.parquet of the trained codes.
         gold: `gold_table` of the test split.
         answers: Each engine's answers to the test split, a Parquet file; linked, not copied, where that is possible.
     """
@@ -100,6 +109,7 @@ def keep_evaluation(
     (aside / ABOUT).write_text(about.model_dump_json(indent=2) + "\n")
     write_report(report, aside / REPORT)
     pq.write_table(gold, aside / GOLD, compression="zstd")
+    link_or_copy(codes, aside / CODES)
     for engine, file in answers.items():
         link_or_copy(file, aside / f"{engine}.parquet")
     replace_folder(aside, target)
@@ -160,17 +170,17 @@ def compare_kept(
             f"{names[0]} and {names[1]} were measured on other test {what}; only the same questions can be compared"
         )
     test = _questions(pq.read_table(first[0].folder / GOLD))
-    known = CodeColumns(sorted({code for codes in test.gold for code in codes}))
+    vocabulary = Vocabulary.read(first[0].folder / CODES)
     sides = [
         (name, _answers(kept, engine), kept.report.engine(engine).decision)
         for name, (kept, engine) in zip(names, (first, second), strict=True)
     ]
-    return compare_answers(test, known, sides[0], sides[1], resamples)
+    return compare_answers(test, vocabulary, sides[0], sides[1], resamples)
 
 
 def engines_of(kept: KeptEvaluation) -> list[str]:
     """Return the engines whose answers are kept."""
-    return sorted(file.stem for file in kept.folder.glob("*.parquet") if file.name != GOLD)
+    return sorted(file.stem for file in kept.folder.glob("*.parquet") if file.name not in (CODES, GOLD))
 
 
 def _answers(kept: KeptEvaluation, engine: str) -> "pa.Table":

@@ -63,6 +63,9 @@ def measure(
     and the open one. By code system, training frequency and chapter, and over categories and chapters in place of
     codes (a document has a parent if it has any code of it): precision, recall and F1, closed and open.
 
+    The open label space holds the codes that training saw, that the split asks for, or that are predicted; a code that
+    is only told, below the threshold, takes its place in the ranking and widens nothing else.
+
     The closed label space of precision, recall and F1 is each bootstrap sample's own. That of ranking metrics, exact
     matches and micro AUC stays the split's: an answer's ranking is the document's, and not the sample's.
 
@@ -84,16 +87,19 @@ def measure(
         MedcodeError: the split has no documents, or none of them has a code.
         ValueError: shapes differ.
     """
-    _check(gold, columns, f"the {split} split")
+    _check(gold, columns, f"the {split} split", scores)
     predicted = apply_threshold(scores, threshold)
-    groups = (_every_column(gold), *_asked_for(code_groups(columns, frequencies), gold))
+    known = _known_or_predicted(gold, predicted, frequencies)
+    known_columns = CodeColumns(columns.codes[place] for place in known)
+    asked, told = gold[:, known], predicted[:, known]
+    groups = (_every_column(asked), *_asked_for(code_groups(known_columns, frequencies[known]), asked))
     statistic = _all_of(
-        _by_group(gold, predicted, {"closed": groups, "open": groups, "caml": groups[:1]}, "code"),
-        _by_parent(gold, predicted, columns, "category"),
-        _by_parent(gold, predicted, columns, "chapter"),
+        _by_group(asked, told, {"closed": groups, "open": groups, "caml": groups[:1]}, "code"),
+        _by_parent(asked, told, known_columns, "category"),
+        _by_parent(asked, told, known_columns, "chapter"),
         _by_document(gold, scores, predicted, "closed"),
         _by_document(gold, scores, predicted, "open"),
-        _by_area(gold, scores),
+        _by_area(asked, scores[:, known]),
     )
     values = estimate(statistic, gold.shape[0])
     samples = resample(statistic, gold.shape[0], resamples=resamples, seed=seed)
@@ -131,6 +137,7 @@ def differences(
     first: tuple["csr_array", float],
     second: tuple["csr_array", float],
     columns: CodeColumns,
+    frequencies: "np.ndarray",
     *,
     names: tuple[str, str],
     resamples: int = 1000,
@@ -143,6 +150,7 @@ def differences(
         first: One engine's calibrated probabilities, of the same shape, and its threshold.
         second: The other's.
         columns: The codes.
+        frequencies: Training documents with each code, int [codes].
         names: The engines'.
         resamples: Bootstrap samples, at least 1.
         seed: Of the samples.
@@ -156,8 +164,8 @@ def differences(
     """
     if resamples < 1:
         raise ValueError("a difference needs resamples: at least 1")
-    _check(gold, columns, "the split")
-    statistic = _difference(_compared(gold, *first), _compared(gold, *second))
+    _check(gold, columns, "the split", first[0], second[0])
+    statistic = _difference(*(_compared(gold, *engine, frequencies) for engine in (first, second)))
     values = estimate(statistic, gold.shape[0])
     samples = resample(statistic, gold.shape[0], resamples=resamples, seed=seed)
     rows = []
@@ -178,15 +186,25 @@ def differences(
     return tuple(rows)
 
 
-def _check(gold: "csr_array", columns: CodeColumns, split: str) -> None:
+def _check(gold: "csr_array", columns: CodeColumns, split: str, *others: "csr_array") -> None:
     if len(columns) != gold.shape[1]:
         raise ValueError(f"{len(columns)} columns, gold is {gold.shape}")
+    for scores in others:
+        if scores.shape != gold.shape:
+            raise ValueError(f"scores are {scores.shape}, gold is {gold.shape}")
     if not gold.shape[0]:
         raise MedcodeError(f"{split} has no documents; prepare more patients: medcode prepare")
     if not gold.sum():
         raise MedcodeError(
             f"{split} has {gold.shape[0]} documents and none has a code; check the cohort: medcode prepare"
         )
+
+
+def _known_or_predicted(gold: "csr_array", predicted: "csr_array", frequencies: "np.ndarray") -> "np.ndarray":
+    """Return the columns of the open label space: codes of training, of the split, and of the predictions."""
+    import numpy as np
+
+    return np.flatnonzero((frequencies > 0) | (gold.sum(axis=0) > 0) | (predicted.sum(axis=0) > 0))
 
 
 def _every_column(gold: "csr_array") -> ColumnGroup:
@@ -277,12 +295,15 @@ def _closed(gold: "csr_array", *others: "csr_array") -> tuple["csr_array", ...]:
     return tuple(matrix[:, asked] for matrix in (gold, *others))
 
 
-def _compared(gold: "csr_array", scores: "csr_array", threshold: float) -> Statistic[MetricKey]:
+def _compared(
+    gold: "csr_array", scores: "csr_array", threshold: float, frequencies: "np.ndarray"
+) -> Statistic[MetricKey]:
     """Return what `COMPARED` names."""
     predicted = apply_threshold(scores, threshold)
-    everything = (_every_column(gold),)
+    known = _known_or_predicted(gold, predicted, frequencies)
+    asked, told = gold[:, known], predicted[:, known]
     statistic = _all_of(
-        _by_group(gold, predicted, dict.fromkeys(get_args(LabelSpace), everything), "code"),
+        _by_group(asked, told, dict.fromkeys(get_args(LabelSpace), (_every_column(asked),)), "code"),
         _by_document(gold, scores, predicted, "open"),
     )
 

@@ -194,4 +194,5 @@ def remember(
     )
     test = f"{ANSWERS}/test.parquet"
     answers = {name: folder / test for name, folder in {ADAPTER: evaluation, **baselines}.items()}
-    return keep_evaluation(home, about, report, pq.read_table(evaluation / GOLD), answers)
+    gold = pq.read_table(evaluation / GOLD)
+    return keep_evaluation(home, about, report, codes=evaluation / CODES, gold=gold, answers=answers)

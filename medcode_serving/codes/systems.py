@@ -22,7 +22,7 @@ SYSTEMS: dict[str, CodeSystem] = {
         "ICD-9-CM diagnosis", re.compile(r"E\d{3}(\.\d)?|V\d\d(\.\d{1,2})?|\d{3}(\.\d{1,2})?"), dot_after=3
     ),
     "icd9pcs": CodeSystem("ICD-9-CM procedure", re.compile(r"\d\d(\.\d{1,2})?"), dot_after=2),
-    "icd10cm": CodeSystem("ICD-10-CM diagnosis", re.compile(r"[A-Z]\d[0-9A-Z](\.[0-9A-Z]{1,4})?"), dot_after=3),
+    "icd10cm": CodeSystem("ICD-10-CM diagnosis", re.compile(r"([A-Z]\d|QA)[0-9A-Z](\.[0-9A-Z]{1,4})?"), dot_after=3),
     "icd10pcs": CodeSystem("ICD-10-PCS procedure", re.compile(r"[0-9A-HJ-NP-Z]{7}"), dot_after=None),
     "hcpcs": CodeSystem("HCPCS Level II", re.compile(r"[A-Z]\d{4}"), dot_after=None),
     "cpt": CodeSystem("CPT", re.compile(r"\d{4}[0-9AFMTU]"), dot_after=None),

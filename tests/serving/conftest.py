@@ -17,6 +17,7 @@ from medcode_serving.bundle import (
 )
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from tests import tiny
+from tests.tiny import write_codes
 
 CODES = [
     ("icd10cm", "E11", "Type 2 diabetes mellitus"),
@@ -69,16 +70,6 @@ def adapter(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("adapter")
     get_peft_model(AutoModelForCausalLM.from_pretrained(base_model), config).save_pretrained(path)
     (path / "README.md").unlink(missing_ok=True)
-    return path
-
-
-def write_codes(path: Path, vocabulary: Vocabulary) -> Path:
-    import dataclasses
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(code) for code in vocabulary.codes]), path)
     return path
 
 

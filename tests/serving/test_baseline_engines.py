@@ -10,8 +10,9 @@ from medcode_serving.engines.protocol import Prediction, ScoredCode, calibrate
 from medcode_serving.errors import MedcodeError
 from medcode_serving.predictor import load_predictor
 from medcode_serving.settings import load_inference_settings
+from tests.tiny import write_codes
 
-from .conftest import CODES, make_manifest, write_codes
+from .conftest import CODES, make_manifest
 
 HALVED = Calibration(method="isotonic", told=(0.0, 1.0), right=(0.0, 0.5))
 

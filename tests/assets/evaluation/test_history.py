@@ -21,6 +21,7 @@ from medcode_assets.evaluation.predictions import LabelledNotes, predict_documen
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.engines.protocol import Prediction, ScoredCode
 from medcode_serving.errors import MedcodeError
+from tests.tiny import write_codes
 
 CODES = [("icd10cm", code) for code in ("I10", "E11.9", "J18.9")]
 VOCABULARY = Vocabulary([VocabularyCode(*code, code[1], None, 5) for code in CODES])
@@ -77,7 +78,8 @@ def keep(home, version, engines, *, day=1, test=None):
         base_model="embedded",
         made=datetime(2026, 11, day, tzinfo=UTC),
     )
-    return keep_evaluation(home, about, report, gold, files)
+    codes = write_codes(home / "codes.parquet", VOCABULARY)
+    return keep_evaluation(home, about, report, codes=codes, gold=gold, answers=files)
 
 
 def test_the_history_keeps_what_a_comparison_needs(tmp_path):
@@ -121,6 +123,7 @@ def test_a_repeated_evaluation_replaces_its_own(tmp_path):
     assert sorted(file.name for file in kept.folder.iterdir()) == [
         "about.json",
         "adapter.parquet",
+        "codes.parquet",
         "evaluation.json",
         "gold.parquet",
     ]
