@@ -3,12 +3,14 @@
 import json
 import re
 import sqlite3
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
-from medcode_serving.bundle import latest_bundle
+from medcode_serving.bundle import is_published, latest_bundle, read_gates
 from medcode_serving.errors import MedcodeError
 
 from .background import in_background
@@ -67,23 +69,55 @@ def test_predict_answers_without_a_server(mimic_iv_job: Job, tmp_path: Path) -> 
     assert all(0 <= code["probability"] <= 1 for code in answer["codes"])
 
 
+@dataclass(frozen=True)
+class HeldBack:
+    home: Path
+    mimic_dir: Path
+    blocked: "subprocess.CompletedProcess[str]"
+    published_when_blocked: bool
+    relaxed: "subprocess.CompletedProcess[str]"
+
+
 @in_background
-def mimic_iii_job(folder: Path) -> Job:
+def mimic_iii_job(folder: Path) -> HeldBack:
+    """Train so little that the adapter is the untuned base, and publish it only when the gates are relaxed."""
     mimic_dir = write_synthetic_mimic(folder / "iii", release="mimic-iii", admissions=200, seed=2)
-    arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iii", *SMALL]
     home = folder / "home"
-    return Job(
-        home,
-        mimic_dir,
-        medcode("run", *arguments, "--set=training.epochs=1", "--set=evaluation.untuned_base=false", home=home),
-    )
+    arguments = ["run", "--mimic-dir", mimic_dir, "--dataset-version", "mimic-iii", *SMALL]
+    arguments += ["--set=training.epochs=0.01", "--set=training.learning_rate=1e-9"]
+    blocked = medcode(*arguments, "--set=gates.relax=[]", home=home)
+    published = is_published(home / "bundles", "icd")
+    return HeldBack(home, mimic_dir, blocked, published, medcode(*arguments, home=home))
 
 
-def test_mimic_iii_in_upper_case(mimic_iii_job: Job) -> None:
+def test_a_bundle_that_does_not_pass_the_gates_stays_with_the_reason(mimic_iii_job: HeldBack) -> None:
+    blocked = mimic_iii_job.blocked
+    assert blocked.returncode == 2, blocked.stderr
+    (line,) = [line for line in blocked.stderr.splitlines() if line.startswith("medcode: ")]
+    assert "icd/bundle: above_untuned_base: micro F1 (open) on test: adapter" in line
+    assert not mimic_iii_job.published_when_blocked
+    assert mimic_iii_job.relaxed.returncode == 0, mimic_iii_job.relaxed.stderr
+    bundle = latest_bundle(mimic_iii_job.home / "bundles", "icd")
+    gates = {gate.name: gate for gate in read_gates(bundle)}
+    assert gates["above_untuned_base"].relaxed
+    (report,) = mimic_iii_job.home.glob("artifacts/icd/iii/report/report.html")
+    assert bundle.manifest.version in report.read_text()
+
+
+def test_mimic_iii_in_upper_case(mimic_iii_job: HeldBack) -> None:
     assert (mimic_iii_job.mimic_dir / "NOTEEVENTS.csv.gz").exists()
-    assert mimic_iii_job.result.returncode == 0, mimic_iii_job.result.stderr
     bundle = latest_bundle(mimic_iii_job.home / "bundles", "icd")
     assert bundle.manifest.data.release == "mimic-iii"
+
+
+def test_two_engines_of_an_evaluation_are_compared_on_the_command_line(mimic_iv_job: Job) -> None:
+    compared = medcode("evaluate", "--compare", "latest", "latest:linear", home=mimic_iv_job.home)
+    assert compared.returncode == 0, compared.stderr
+    assert "paired bootstrap over the same 8 test documents" in compared.stdout
+    assert re.search(r"\| micro_f1 +\| open +\| [+-]0\.\d{4} ", compared.stdout)
+    wrong = medcode("evaluate", "--compare", "latest", "nowhere", home=mimic_iv_job.home)
+    assert wrong.returncode == 2
+    assert "nowhere: no such evaluation of recipe icd" in wrong.stderr
 
 
 @pytest.mark.parametrize(
