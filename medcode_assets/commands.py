@@ -108,7 +108,7 @@ def remove_mimic_version(home: Path, name: str, *, delete_data: bool) -> None:
 
     with open_instance(home) as instance:
         remove_version(instance, home, name, delete_data=delete_data)
-    deleted = " and its warehouse and artifacts deleted" if delete_data else ""
+    deleted = ", its warehouse, artifacts and evaluations deleted" if delete_data else ""
     typer.echo(f"{name}: removed{deleted}; MIMIC's files and published bundles are as they were")
 
 

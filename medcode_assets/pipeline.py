@@ -89,13 +89,14 @@ def warehouse_file(home: Path, version: str) -> Path:
 
 
 def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete_data: bool = False) -> None:
-    """Forget a MIMIC version and its partition; with `delete_data` its warehouse and artifacts go, too.
+    """Forget a MIMIC version and its partition; with `delete_data` its warehouse, artifacts and evaluations go, too.
 
     MIMIC's own files and published bundles stay.
 
     Raises:
         MedcodeError: it is not registered, or its warehouse is in use.
     """
+    from medcode_assets.evaluation.history import forget_evaluations
     from medcode_assets.mimic.versions import registered, unregister
     from medcode_assets.partitions import MIMIC_VERSIONS
 
@@ -109,6 +110,7 @@ def remove_version(instance: "DagsterInstance", home: Path, name: str, *, delete
             file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
             for artifacts in (home / "artifacts").glob(f"*/{name}"):
                 shutil.rmtree(artifacts)
+            forget_evaluations(home, name)
     unregister(home, name)
     instance.delete_dynamic_partition(str(MIMIC_VERSIONS.name), name)
 

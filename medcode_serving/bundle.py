@@ -214,7 +214,8 @@ def open_bundle(path: Path) -> Bundle:
     except json.JSONDecodeError as error:
         raise MedcodeError(f"{path / MANIFEST}: not JSON (line {error.lineno}); publish the bundle anew") from None
     if not isinstance(raw, dict) or raw.get("schema_version") not in READABLE:
-        raise MedcodeError(f"{path / MANIFEST}: schema_version is not {SCHEMA_VERSION}; use the medcode that wrote it")
+        versions = " or ".join(map(str, READABLE))
+        raise MedcodeError(f"{path / MANIFEST}: schema_version is not {versions}; use the medcode that wrote it")
     try:
         manifest = BundleManifest.model_validate(raw)
     except ValidationError as error:
@@ -244,10 +245,10 @@ def write_gates(bundle: Bundle, gates: Sequence[Gate]) -> None:
 
 
 def read_gates(bundle: Bundle) -> tuple[Gate, ...]:
-    """Return the gates that a bundle was last held against; none if it never was."""
+    """Return the gates that a bundle was last held against; none if it never was, or the file is damaged."""
     try:
         return tuple(Gate.model_validate(gate) for gate in json.loads((bundle.path / GATES).read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # of JSON and of pydantic, too
         return ()
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _RARE = 5
 """A code of fewer notes is judged by phrases that one of them has; one of more, by phrases that two have."""
+_SHARED_BY = 5
+"""Notes that have a phrase at least, where there are many: a name that somebody looks for should not be found again."""
+_MANY = 5_000
 _BELIEF = 2.0
 _NOTES_AT_ONCE = 512
 _NO_ROWS = np.zeros(0, np.int32)
@@ -86,14 +89,15 @@ def fit_phrases(corpus: Corpus, notes: np.ndarray, codes: int, settings: "Linear
 
 
 def _repeated_phrases(corpus: Corpus, sample: np.ndarray, notes: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the phrases that two or more notes of the sample have, their number of notes, and the sample's share."""
+    """Return the phrases that several notes of the sample have, their number of notes, and the sample's share."""
     keys, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     for start in range(0, len(sample), _NOTES_AT_ONCE * 4):
         some = [corpus.phrases(note) for note in sample[start : start + _NOTES_AT_ONCE * 4].tolist()]
         new, new_counts = np.unique(np.concatenate(some), return_counts=True)
         keys, place = np.unique(np.concatenate([keys, new]), return_inverse=True)
         counts = np.bincount(place, weights=np.concatenate([counts, new_counts]), minlength=len(keys)).astype(np.int64)
-    return keys[counts >= 2], counts[counts >= 2], len(sample) / max(notes, 1)
+    shared = counts >= (_SHARED_BY if notes >= _MANY else 2)
+    return keys[shared], counts[shared], len(sample) / max(notes, 1)
 
 
 def _count(rows_of: Callable[[int], np.ndarray], notes: np.ndarray, rows: int) -> np.ndarray:

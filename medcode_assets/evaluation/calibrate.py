@@ -118,6 +118,7 @@ def _isotonic(told: "np.ndarray", right: "np.ndarray") -> Calibration:
     values, place = np.unique(steps, return_inverse=True)
     middles = np.bincount(place, weights=told) / np.bincount(place)
     hair = 1e-6
+    values = values.clip(hair, 1 - hair)
     left = [(0.0, values[0] * (1 - hair))] if middles[0] > 0 else []
     end = [(1.0, values[-1] + hair * (1 - values[-1]))] if middles[-1] < 1 else []
     points = [*left, *zip(middles, values, strict=True), *end]

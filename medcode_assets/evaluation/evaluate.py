@@ -207,7 +207,8 @@ def _distinct_rows(predicted: "csr_array") -> int:
 
 
 def _document_totals(table: "pa.Table") -> dict[str, int]:
-    """Return how many documents were cut and how many fragments were no codes, once a document."""
+    """Return how many documents were cut, and how many codes and fragments that are no codes were answered."""
     documents = table.group_by("hadm_id").aggregate([("truncated", "max"), ("dropped", "max")])
     cut, dropped = documents["truncated_max"].to_pylist(), documents["dropped_max"].to_pylist()
-    return {"truncated": sum(cut), "dropped": sum(dropped)}
+    told = table.num_rows - table["code"].null_count
+    return {"truncated": sum(cut), "told": told, "dropped": sum(dropped)}

@@ -33,12 +33,12 @@ def check_gates(
 
 def _outputs_parse(report: EvaluationReport, most_dropped: float) -> Gate:
     adapter = report.engine("adapter")
-    told = sum(cell.predicted * cell.documents for cell in adapter.codes_per_note)
-    share = adapter.dropped / max(adapter.dropped + told, 1)
+    answered = adapter.dropped + adapter.told
+    share = adapter.dropped / max(answered, 1)
     return Gate(
         name="outputs_parse",
         passed=share <= most_dropped,
-        reason=f"{adapter.dropped} of {adapter.dropped + told} fragments of the test answers are no codes "
+        reason=f"{adapter.dropped} of {answered} fragments of the test answers are no codes "
         f"({share:.1%}; at most {most_dropped:.1%})",
     )
 

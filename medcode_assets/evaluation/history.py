@@ -9,6 +9,7 @@
 """
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 ABOUT = "about.json"
 REPORT = "evaluation.json"
@@ -70,14 +73,14 @@ def gold_table(test: LabelledNotes) -> "pa.Table":
     rows = sorted(
         {(hadm_id, system, code) for hadm_id, codes in zip(test.ids, test.gold, strict=True) for system, code in codes}
     )
-    names = ("hadm_id", "system", "code")
     schema = pa.schema([("hadm_id", pa.int64()), ("system", pa.string()), ("code", pa.string())])
-    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=schema)
+    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], schema=schema)
 
 
 def gold_hash(gold: "pa.Table") -> str:
     """Return the sha256 of a gold table's rows."""
-    lines = (f"{row['hadm_id']}:{row['system']}:{row['code']}\n" for row in gold.to_pylist())
+    columns = (gold[name].to_pylist() for name in ("hadm_id", "system", "code"))
+    lines = (f"{hadm_id}:{system}:{code}\n" for hadm_id, system, code in zip(*columns, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -117,13 +120,13 @@ def keep_evaluation(
 
 
 def kept_evaluations(home: Path, recipe: str) -> list[KeptEvaluation]:
-    """Return a recipe's evaluations, the newest first."""
+    """Return a recipe's evaluations, the newest first; one that cannot be read is left out, with a warning."""
     found = []
     for file in (home / "evaluations" / recipe).glob(f"[!.]*/{ABOUT}"):
         try:
             found.append(KeptEvaluation(file.parent, EvaluationAbout.model_validate_json(file.read_bytes())))
         except ValidationError:
-            raise MedcodeError(f"{file}: not what this version of medcode wrote; remove the folder") from None
+            logger.warning("%s: not what this version of medcode wrote; the evaluation is left out", file)
     return sorted(found, key=lambda kept: kept.about.made, reverse=True)
 
 
@@ -152,6 +155,8 @@ def compare_kept(
 ) -> tuple[Difference, ...]:
     """Return the paired differences of two engines, each of an evaluation in the history.
 
+    They are compared on the documents that both were asked about.
+
     Args:
         first: Evaluation and engine.
         second: The other ones.
@@ -159,20 +164,14 @@ def compare_kept(
         resamples: Bootstrap samples.
 
     Raises:
-        MedcodeError: they answered other questions, or an engine was not evaluated.
+        MedcodeError: they were asked other questions, or an engine was not evaluated, or a file is missing.
     """
-    import pyarrow.parquet as pq
-
-    abouts = first[0].about, second[0].about
-    if abouts[0].gold_hash != abouts[1].gold_hash:
-        what = "splits" if abouts[0].split_hash != abouts[1].split_hash else "documents or codes"
-        raise MedcodeError(
-            f"{names[0]} and {names[1]} were measured on other test {what}; only the same questions can be compared"
-        )
-    test = _questions(pq.read_table(first[0].folder / GOLD))
-    vocabulary = Vocabulary.read(first[0].folder / CODES)
+    if first[0].about.split_hash != second[0].about.split_hash:
+        raise MedcodeError(f"{names[0]} and {names[1]} were measured on other splits, and cannot be compared")
+    test = _shared_questions(first[0], second[0], names)
+    vocabulary = Vocabulary.read(_required(first[0], CODES))
     sides = [
-        (name, _answers(kept, engine), kept.report.engine(engine).decision)
+        (name, _answers(kept, engine, test), kept.report.engine(engine).decision)
         for name, (kept, engine) in zip(names, (first, second), strict=True)
     ]
     return compare_answers(test, vocabulary, sides[0], sides[1], resamples)
@@ -183,19 +182,54 @@ def engines_of(kept: KeptEvaluation) -> list[str]:
     return sorted(file.stem for file in kept.folder.glob("*.parquet") if file.name not in (CODES, GOLD))
 
 
-def _answers(kept: KeptEvaluation, engine: str) -> "pa.Table":
+def forget_evaluations(home: Path, partition: str) -> None:
+    """Delete every evaluation of a MIMIC version: they name its admissions."""
+    for recipe in sorted((home / "evaluations").glob("*")):
+        for kept in kept_evaluations(home, recipe.name):
+            if kept.about.partition == partition:
+                shutil.rmtree(kept.folder)
+
+
+def _answers(kept: KeptEvaluation, engine: str, test: LabelledNotes) -> "pa.Table":
+    """Return an engine's answers to some documents."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if engine not in engines_of(kept):
         raise MedcodeError(
             f"{kept.about.version}: engine {engine!r} was not evaluated; there are {', '.join(engines_of(kept))}"
         )
-    return pq.read_table(kept.folder / f"{engine}.parquet")
+    table = pq.read_table(kept.folder / f"{engine}.parquet")
+    return table.filter(pc.is_in(table["hadm_id"], pa.array(test.ids, type=pa.int64())))
 
 
-def _questions(gold: "pa.Table") -> LabelledNotes:
-    """Return a gold table as a split without its texts."""
-    by_document: dict[int, list[tuple[str, str]]] = {}
-    for row in gold.to_pylist():
-        by_document.setdefault(row["hadm_id"], []).append((row["system"], row["code"]))
-    return LabelledNotes("test", list(by_document), [""] * len(by_document), list(by_document.values()))
+def _shared_questions(first: KeptEvaluation, second: KeptEvaluation, names: tuple[str, str]) -> LabelledNotes:
+    """Return the documents that both were asked about, without their texts.
+
+    Raises:
+        MedcodeError: there are none, or other codes count as right for one of them.
+    """
+    import pyarrow.parquet as pq
+
+    one, other = (_codes_by_document(pq.read_table(_required(kept, GOLD))) for kept in (first, second))
+    ids = sorted(one.keys() & other.keys())
+    if not ids:
+        raise MedcodeError(f"{names[0]} and {names[1]} were measured on no common test document")
+    if any(one[hadm_id] != other[hadm_id] for hadm_id in ids):
+        raise MedcodeError(f"{names[0]} and {names[1]} were asked for other codes of the same notes")
+    return LabelledNotes("test", ids, [""] * len(ids), [one[hadm_id] for hadm_id in ids])
+
+
+def _codes_by_document(gold: "pa.Table") -> dict[int, list[tuple[str, str]]]:
+    found: dict[int, list[tuple[str, str]]] = {}
+    columns = (gold[name].to_pylist() for name in ("hadm_id", "system", "code"))
+    for hadm_id, system, code in zip(*columns, strict=True):
+        found.setdefault(hadm_id, []).append((system, code))
+    return found
+
+
+def _required(kept: KeptEvaluation, name: str) -> Path:
+    if not (kept.folder / name).exists():
+        raise MedcodeError(f"{kept.folder / name}: missing; evaluate {kept.about.version} again: medcode evaluate")
+    return kept.folder / name

@@ -72,6 +72,7 @@ class EngineEvaluation(_Frozen):
     distinct_answers: int = Field(description="Different sets of predicted codes over the test documents.")
     documents_without_codes: int = Field(description="Test documents for which nothing is predicted.")
     truncated: int = Field(description="Test documents of which a part was not read.")
+    told: int = Field(description="Codes of the test answers, whatever their probability.")
     dropped: int = Field(description="Fragments of the test answers that were no code of the vocabulary.")
     seconds: float = Field(description="Time for predicting the test split.")
 

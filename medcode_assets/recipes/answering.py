@@ -1,6 +1,8 @@
 """Engines' answers to the validation and test split, as files: what baselines keep, and evaluations measure."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from tqdm import tqdm
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.evaluation.evaluate import Answers
 from medcode_assets.evaluation.predictions import LabelledNotes, predict_split, write_predictions
+from medcode_assets.locks import waiting_lock
 from medcode_assets.recipes.bundling import trained_codes
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.warehouse import inputs, one_value
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 ANSWERS = "answers"
 """Folder of an artifact that holds validation.parquet and test.parquet."""
 SPLITS = ("validation", "test")
+LONGEST_ANSWERING = 7 * 24 * 3600.0
+"""Seconds to wait for another run's answers."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,18 @@ def answer(engine: Engine, data: EvaluationData, parts: Path, folder: Path) -> N
         for split in (data.validation, data.test):
             table = predict_split(engine, split, parts, on_progress=on_progress)
             write_predictions(table, folder / ANSWERS / f"{split.split}.parquet")
+
+
+def alone_answering(target: Path, run_id: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Hold an artifact while it is made: two runs at once would write the same answers, or delete each other's."""
+    return waiting_lock(
+        target.with_name(f"{target.name}.lock"),
+        what=str(target),
+        exclusive=True,
+        purpose=f"run {run_id[:8]}",
+        wait_seconds=LONGEST_ANSWERING,
+        on_wait=on_wait,
+    )
 
 
 def read_answers(folder: Path) -> Answers:

@@ -1,6 +1,6 @@
 """What an adapter is measured beside: each baseline a model that can be served, and its answers to both splits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from medcode_assets.artifacts import making
+from medcode_assets.artifacts import making, required
 from medcode_assets.baselines.linear import CandidateCode, LinearSettings, fit_linear
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.recipes.answering import EvaluationData, answer, discard_parts, examples_made, language_model
+from medcode_assets.recipes.fitting import trained_limits
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.warehouse import fingerprint, one_value, second_cursor
 from medcode_serving.base_models import LocalModel
@@ -19,6 +20,8 @@ from medcode_serving.bundle import CODES, LINEAR, DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.engines.baseline import FrequencyPriorEngine
 from medcode_serving.engines.protocol import Engine
+from medcode_serving.errors import MedcodeError
+from medcode_serving.linear.files import FORMAT
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,10 +35,44 @@ NOTES_AT_ONCE = 512
 """Training notes in memory while the linear model is fitted."""
 
 
-def baseline_fingerprint(
+def prior_fingerprint(con: "duckdb.DuckDBPyConnection", recipe: Recipe, evaluation: EvaluationSettings) -> str:
+    """Return the fingerprint of the frequency prior and its answers."""
+    return _fingerprint(con, recipe, FREQUENCY_PRIOR, evaluation)
+
+
+def linear_fingerprint(con: "duckdb.DuckDBPyConnection", recipe: Recipe, evaluation: EvaluationSettings) -> str:
+    """Return the fingerprint of the linear model and its answers: also its settings, its format and the titles."""
+    titles = "string_agg(system || ' ' || code || ' ' || description, chr(10) ORDER BY system, code)"
+    return _fingerprint(
+        con,
+        recipe,
+        LINEAR,
+        evaluation,
+        settings=asdict(LinearSettings()),
+        format=FORMAT,
+        dictionary=one_value(con, f"SELECT sha256({titles}) FROM {recipe.name}.dictionary"),
+    )
+
+
+def untuned_base_fingerprint(
+    con: "duckdb.DuckDBPyConnection", recipe: Recipe, base: LocalModel, evaluation: EvaluationSettings
+) -> str:
+    """Return the fingerprint of the untuned base's answers; also of leaving it out."""
+    return _fingerprint(
+        con,
+        recipe,
+        UNTUNED_BASE,
+        evaluation,
+        asked=evaluation.untuned_base,
+        base=base.revision,
+        prompt=recipe.prompt.model_dump(),
+        decoding=trained_limits(con, recipe.name).model_dump(),
+    )
+
+
+def _fingerprint(
     con: "duckdb.DuckDBPyConnection", recipe: Recipe, name: str, evaluation: EvaluationSettings, **more: Any
 ) -> str:
-    """Return the fingerprint of a baseline and its answers; `more` is what this one also comes from."""
     return fingerprint(
         baseline=name,
         examples=examples_made(con, recipe.name),
@@ -45,12 +82,32 @@ def baseline_fingerprint(
     )
 
 
+def measured_beside(folders: Mapping[str, Path], expected: Mapping[str, str], recipe: str) -> dict[str, dict[str, Any]]:
+    """Return the facts of the baselines to measure beside, those left out by the settings not among them.
+
+    Args:
+        folders: Artifact of each baseline.
+        expected: The fingerprint that each must have now.
+        recipe: For the message.
+
+    Raises:
+        MedcodeError: one was not made yet, or of other examples, settings or another base model.
+    """
+    facts = {name: required(folder, f"{recipe}/{name}") for name, folder in folders.items()}
+    for name, found in facts.items():
+        if found["fingerprint"] != expected[name]:
+            raise MedcodeError(
+                f"asset {recipe}/{name} is of other examples, settings or another base model than the adapter; "
+                f"materialize {recipe}/{name} first"
+            )
+    return {name: found for name, found in facts.items() if not found.get("skipped")}
+
+
 def make_baseline(
     data: EvaluationData,
     target: Path,
     parts: Path,
     made_from: str,
-    evaluation: EvaluationSettings,
     load: Callable[[Path, Vocabulary], Engine],
 ) -> None:
     """Let a baseline answer both splits and seal the artifact.
@@ -60,7 +117,6 @@ def make_baseline(
         target: Folder of the artifact; replaced only by a complete one.
         parts: Folder of answers so far.
         made_from: Fingerprint.
-        evaluation: How many documents.
         load: Given the new artifact's folder, in which it may put a model, and the trained codes, returns the engine.
     """
     import pyarrow.parquet as pq
@@ -68,14 +124,14 @@ def make_baseline(
     with making(target, made_from) as (folder, facts):
         pq.write_table(data.codes, folder / CODES)
         answer(load(folder, Vocabulary.read(folder / CODES)), data, parts, folder)
-        facts.update(examples=data.examples, max_documents=evaluation.max_documents)
+        facts.update(documents=len(data.validation) + len(data.test))
     discard_parts(parts)
 
 
-def skip_baseline(target: Path, made_from: str, examples: str, evaluation: EvaluationSettings) -> None:
+def skip_baseline(target: Path, made_from: str) -> None:
     """Seal an artifact that says that the settings leave this baseline out."""
     with making(target, made_from) as (_, facts):
-        facts.update(examples=examples, max_documents=evaluation.max_documents, skipped=True)
+        facts.update(skipped=True)
 
 
 def frequency_prior(data: EvaluationData) -> Callable[[Path, Vocabulary], Engine]:
@@ -112,15 +168,6 @@ def linear(con: "duckdb.DuckDBPyConnection", recipe: str) -> Callable[[Path, Voc
         return LinearEngine.load(folder / LINEAR)
 
     return load
-
-
-def linear_facts(con: "duckdb.DuckDBPyConnection", recipe: str) -> dict[str, Any]:
-    """Return what the linear model comes from beside the examples: its settings, and the dictionary's titles."""
-    titles = "string_agg(system || ' ' || code || ' ' || description, chr(10) ORDER BY system, code)"
-    return {
-        "settings": asdict(LinearSettings()),
-        "dictionary": one_value(con, f"SELECT sha256({titles}) FROM {recipe}.dictionary"),
-    }
 
 
 def training_chunks(

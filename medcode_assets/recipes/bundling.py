@@ -15,17 +15,22 @@ from medcode_assets.mimic.transform import split_hash
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import (
+    LINEAR,
     BaseModelRef,
     Bundle,
     BundleManifest,
     DataVersion,
     Decision,
     DecodingSettings,
+    Gate,
     Provenance,
     is_published,
     latest_version,
     open_bundle,
+    publish,
+    read_gates,
     write_bundle,
+    write_gates,
 )
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
@@ -42,6 +47,14 @@ def bundle_version(partition: str, base: LocalModel, evaluation: dict[str, Any])
     return f"{partition}-{fingerprint(evaluation=evaluation['seal'], base=base.id)[:12]}"
 
 
+def refuse_old_answers(recipe: str, evaluation: dict[str, Any], examples: str) -> None:
+    """Raise MedcodeError unless an evaluation is of the examples as they are; `examples` is their fingerprint."""
+    if evaluation["examples"] != examples:
+        raise MedcodeError(
+            f"asset {recipe}/evaluation is older than its examples; materialize {recipe}/evaluation first"
+        )
+
+
 def refuse_mismatch(recipe: str, adapter: dict[str, Any], evaluation: dict[str, Any], examples: str) -> None:
     """Raise MedcodeError unless adapter, evaluation and examples belong together.
 
@@ -53,6 +66,31 @@ def refuse_mismatch(recipe: str, adapter: dict[str, Any], evaluation: dict[str, 
             f"asset {recipe}/evaluation is older than its adapter or examples; materialize {recipe}/adapter and "
             f"{recipe}/evaluation first"
         )
+
+
+def refuse_other_linear(recipe: str, evaluation: dict[str, Any], linear: dict[str, Any] | None) -> None:
+    """Raise MedcodeError unless the linear model is the one that was evaluated: its threshold is for no other."""
+    if linear is None or evaluation["baselines"].get(LINEAR) != linear["seal"]:
+        raise MedcodeError(
+            f"asset {recipe}/evaluation is older than {recipe}/{LINEAR}; materialize {recipe}/evaluation first"
+        )
+
+
+def publish_passed(bundle: Bundle, gates: Sequence[Gate]) -> bool:
+    """Let LATEST name a bundle that passes its gates, and keep the gates with it; return whether LATEST moved.
+
+    A bundle that was published before does not push away a newer one. What was decided is written last: a run that is
+    killed before decides again.
+    """
+    root, recipe = bundle.path.parent.parent, bundle.manifest.recipe
+    earlier = read_gates(bundle)
+    was_published = bool(earlier) and not any(gate.blocks for gate in earlier)
+    passes = not any(gate.blocks for gate in gates)
+    moves = passes and (not was_published or not is_published(root, recipe))
+    if moves:
+        publish(bundle)
+    write_gates(bundle, gates)
+    return moves
 
 
 def against_served(home: Path, recipe: str, version: str, resamples: int) -> Sequence[Difference] | str:
@@ -69,9 +107,12 @@ def against_served(home: Path, recipe: str, version: str, resamples: int) -> Seq
     )
     if ours is None or theirs is None:
         return f"the answers of the served {served} are not kept in {home / 'evaluations'}"
-    if ours.about.gold_hash != theirs.about.gold_hash:
-        return f"the served {served} was measured on other test documents or codes"
-    return compare_kept((ours, ADAPTER), (theirs, ADAPTER), names=(version, served), resamples=resamples)
+    if ours.about.split_hash != theirs.about.split_hash:
+        return f"the served {served} was measured on another split"
+    try:
+        return compare_kept((ours, ADAPTER), (theirs, ADAPTER), names=(version, served), resamples=resamples)
+    except MedcodeError as error:
+        return f"not compared with the served adapter: {error}"
 
 
 def baseline_decisions(report: EvaluationReport) -> dict[str, Decision]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medcode_assets.artifacts import link_or_copy, made, making, required
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.evaluation.evaluate import evaluate_answers
 from medcode_assets.evaluation.history import (
+    ADAPTER,
     REPORT,
     EvaluationAbout,
     KeptEvaluation,
@@ -32,12 +33,10 @@ from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import CODES, DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
 
-ADAPTER = "adapter"
 GOLD = "gold.parquet"
 
 
@@ -62,38 +61,15 @@ def answers_fingerprint(
     )
 
 
-def evaluation_fingerprint(
-    answers: str, baselines: Mapping[str, dict[str, Any]], evaluation: EvaluationSettings
-) -> str:
+def evaluation_fingerprint(answers: str, baselines: Mapping[str, str], evaluation: EvaluationSettings) -> str:
     """Return the fingerprint of an evaluation: the adapter's answers, the baselines' seals, how they are measured."""
     return fingerprint(
         answers=answers,
-        baselines={name: facts["seal"] for name, facts in baselines.items()},
+        baselines=dict(baselines),
         calibration=evaluation.calibration,
         resamples=evaluation.resamples,
         version=2,
     )
-
-
-def measured_beside(folders: Mapping[str, Path], recipe: str, examples: str, limit: int) -> dict[str, dict[str, Any]]:
-    """Return the facts of the baselines to measure beside.
-
-    Args:
-        folders: Artifact of each baseline.
-        recipe: For the message.
-        examples: Fingerprint of the recipe's examples.
-        limit: `evaluation.max_documents`.
-
-    Raises:
-        MedcodeError: one was not made yet, or for other examples or fewer documents.
-    """
-    facts = {name: required(folder, f"{recipe}/{name}") for name, folder in folders.items()}
-    for name, found in facts.items():
-        if found["examples"] != examples or found["max_documents"] != limit:
-            raise MedcodeError(
-                f"asset {recipe}/{name} answered other documents than are evaluated; materialize {recipe}/{name}"
-            )
-    return {name: found for name, found in facts.items() if not found.get("skipped")}
 
 
 def evaluate_adapter(
@@ -107,6 +83,7 @@ def evaluate_adapter(
     answers_from: str,
     made_from: str,
     baselines: Mapping[str, Path],
+    seals: Mapping[str, str],
     evaluation: EvaluationSettings,
     decoding: DecodingSettings,
     adapter_seal: str,
@@ -125,6 +102,7 @@ def evaluate_adapter(
         answers_from: `answers_fingerprint`.
         made_from: `evaluation_fingerprint`.
         baselines: Artifact of each baseline (`measured_beside`).
+        seals: Seal of each.
         evaluation: How to measure.
         decoding: The adapter's limits.
         adapter_seal: Seal of its artifact.
@@ -134,6 +112,8 @@ def evaluate_adapter(
     import pyarrow.parquet as pq
 
     earlier = made(target)
+    if ask_again:
+        discard_parts(parts)
     with making(target, made_from) as (folder, facts):
         pq.write_table(data.codes, folder / CODES)
         vocabulary = Vocabulary.read(folder / CODES)
@@ -161,7 +141,7 @@ def evaluate_adapter(
             examples=data.examples,
             train_documents=data.train_documents,
             answers=answers_from,
-            baselines=sorted(baselines),
+            baselines=dict(seals),
             gold=gold_hash(gold),
         )
     discard_parts(parts)

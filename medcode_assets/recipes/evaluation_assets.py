@@ -15,35 +15,36 @@ from medcode_assets.evaluation.report import read_report, report_table
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture
 from medcode_assets.mimic.transform import split_hash
-from medcode_assets.recipes.answering import evaluation_data, examples_made
+from medcode_assets.recipes.answering import alone_answering, discard_parts, evaluation_data, examples_made
 from medcode_assets.recipes.baselines import (
     BASELINES,
     FREQUENCY_PRIOR,
     UNTUNED_BASE,
-    baseline_fingerprint,
     frequency_prior,
     linear,
-    linear_facts,
+    linear_fingerprint,
     make_baseline,
+    measured_beside,
+    prior_fingerprint,
     skip_baseline,
     untuned_base,
+    untuned_base_fingerprint,
 )
-from medcode_assets.recipes.bundling import bundle_version
+from medcode_assets.recipes.bundling import bundle_version, refuse_old_answers
 from medcode_assets.recipes.evaluating import (
     answers_fingerprint,
     evaluate_adapter,
     evaluation_fingerprint,
-    measured_beside,
     remember,
 )
 from medcode_assets.recipes.fitting import chosen_base, trained_limits
 from medcode_assets.recipes.recipe import Recipe
-from medcode_assets.recipes.reporting import ERRORS, PAGE, error_predictions, write_page
+from medcode_assets.recipes.reporting import ERRORS, PAGE, error_predictions, errors_fingerprint, write_page
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.tracking import log_evaluation
-from medcode_assets.warehouse import fingerprint
+from medcode_assets.warehouse import built
 from medcode_serving.bundle import LINEAR, DecodingSettings
 
 
@@ -51,6 +52,21 @@ def _unchanged(target: Path, made_from: str, config: LaunchConfig) -> bool:
     """Whether an artifact that came from the same is there, and may stay."""
     facts = made(target)
     return facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+
+
+def _parts(
+    home: Home,
+    recipe: Recipe,
+    context: dg.AssetExecutionContext,
+    target: Path,
+    made_from: str,
+    config: LaunchConfig,
+) -> Path:
+    """Return the folder of a baseline's answers so far; those of a killed run are dropped if all is made anew."""
+    parts = home.answering(recipe.name, context.partition_key, target.name, made_from)
+    if config.drop_existing:
+        discard_parts(parts)
+    return parts
 
 
 def _baseline_result(target: Path, made_from: str, unchanged: bool) -> dg.MaterializeResult:
@@ -80,13 +96,14 @@ def frequency_prior_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefini
         """Answers every note with the codes that training notes have most often."""
         target = home.artifact(recipe.name, context.partition_key, FREQUENCY_PRIOR)
         evaluation = read(config, "evaluation", EvaluationSettings)
-        with warehouse.connect(context, read_only=True) as con:
-            made_from = baseline_fingerprint(con, recipe, FREQUENCY_PRIOR, evaluation)
-            unchanged = _unchanged(target, made_from, config)
-            data = None if unchanged else evaluation_data(con, recipe.name, evaluation.max_documents)
-        if data is not None:
-            parts = home.answering(recipe.name, context.partition_key, FREQUENCY_PRIOR, made_from)
-            make_baseline(data, target, parts, made_from, evaluation, frequency_prior(data))
+        with alone_answering(target, context.run_id, context.log.warning):
+            with warehouse.connect(context, read_only=True) as con:
+                made_from = prior_fingerprint(con, recipe, evaluation)
+                unchanged = _unchanged(target, made_from, config)
+                data = None if unchanged else evaluation_data(con, recipe.name, evaluation.max_documents)
+            if data is not None:
+                parts = _parts(home, recipe, context, target, made_from, config)
+                make_baseline(data, target, parts, made_from, frequency_prior(data))
         return _baseline_result(target, made_from, unchanged)
 
     return frequency_prior_baseline
@@ -109,13 +126,16 @@ def linear_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         """TF-IDF, one-vs-rest and the codes' titles: answers a note in milliseconds, and serving falls back to it."""
         target = home.artifact(recipe.name, context.partition_key, LINEAR)
         evaluation = read(config, "evaluation", EvaluationSettings)
-        with warehouse.connect(context, read_only=True) as con:
-            made_from = baseline_fingerprint(con, recipe, LINEAR, evaluation, **linear_facts(con, recipe.name))
+        with (
+            alone_answering(target, context.run_id, context.log.warning),
+            warehouse.connect(context, read_only=True) as con,
+        ):
+            made_from = linear_fingerprint(con, recipe, evaluation)
             unchanged = _unchanged(target, made_from, config)
             if not unchanged:
                 data = evaluation_data(con, recipe.name, evaluation.max_documents)
-                parts = home.answering(recipe.name, context.partition_key, LINEAR, made_from)
-                make_baseline(data, target, parts, made_from, evaluation, linear(con, recipe.name))
+                parts = _parts(home, recipe, context, target, made_from, config)
+                make_baseline(data, target, parts, made_from, linear(con, recipe.name))
         return _baseline_result(target, made_from, unchanged)
 
     return linear_baseline
@@ -143,20 +163,19 @@ def untuned_base_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinitio
         target = home.artifact(recipe.name, partition, UNTUNED_BASE)
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
         chosen = read(config, "evaluation", EvaluationSettings)
-        with warehouse.connect(context, read_only=True) as con:
-            decoding = trained_limits(con, recipe.name)
-            more = {"base": base.revision, "prompt": recipe.prompt.model_dump(), "decoding": decoding.model_dump()}
-            made_from = baseline_fingerprint(con, recipe, UNTUNED_BASE, chosen, asked=chosen.untuned_base, **more)
-            examples = examples_made(con, recipe.name)
-            unchanged = _unchanged(target, made_from, config)
-            asks = chosen.untuned_base and not unchanged
-            data = evaluation_data(con, recipe.name, chosen.max_documents) if asks else None
-        if data is not None:
-            parts = home.answering(recipe.name, partition, UNTUNED_BASE, made_from)
-            load = untuned_base(recipe, base, decoding, chosen, compute.settings.device)
-            make_baseline(data, target, parts, made_from, chosen, load)
-        elif not unchanged:
-            skip_baseline(target, made_from, examples, chosen)
+        with alone_answering(target, context.run_id, context.log.warning):
+            with warehouse.connect(context, read_only=True) as con:
+                made_from = untuned_base_fingerprint(con, recipe, base, chosen)
+                unchanged = _unchanged(target, made_from, config)
+                decoding = trained_limits(con, recipe.name)
+                asks = chosen.untuned_base and not unchanged
+                data = evaluation_data(con, recipe.name, chosen.max_documents) if asks else None
+            if data is not None:
+                parts = _parts(home, recipe, context, target, made_from, config)
+                load = untuned_base(recipe, base, decoding, chosen, compute.settings.device)
+                make_baseline(data, target, parts, made_from, load)
+            elif not unchanged:
+                skip_baseline(target, made_from)
         return _baseline_result(target, made_from, unchanged)
 
     return untuned_base_baseline
@@ -188,35 +207,42 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         adapter_facts = required(adapter, f"{recipe.name}/adapter")
         decoding = DecodingSettings(**adapter_facts["decoding"])
         folders = {name: home.artifact(recipe.name, partition, name) for name in BASELINES}
-        with warehouse.connect(context, read_only=True) as con:
-            examples = examples_made(con, recipe.name)
-            beside = measured_beside(folders, recipe.name, examples, chosen.max_documents)
-            answers_from = answers_fingerprint(con, recipe, adapter_facts["seal"], decoding, chosen)
-            made_from = evaluation_fingerprint(answers_from, beside, chosen)
-            unchanged = _unchanged(target, made_from, config)
-            data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
-            split = split_hash(con)
-        baselines = {name: folders[name] for name in beside}
-        if data is not None:
-            evaluate_adapter(
-                data,
-                recipe,
-                base,
-                adapter / "weights",
-                target,
-                home.answering(recipe.name, partition, "adapter", answers_from),
-                answers_from=answers_from,
-                made_from=made_from,
-                baselines=baselines,
-                evaluation=chosen,
-                decoding=decoding,
-                adapter_seal=adapter_facts["seal"],
-                device=compute.settings.device,
-                ask_again=config.drop_existing,
-            )
-        report = read_report(target / REPORT)
-        version = bundle_version(partition, base, required(target, "evaluation"))
-        remember(home.path, recipe.name, partition, version, split, base, target, baselines, report)
+        with alone_answering(target, context.run_id, context.log.warning):
+            with warehouse.connect(context, read_only=True) as con:
+                expected = {
+                    LINEAR: linear_fingerprint(con, recipe, chosen),
+                    UNTUNED_BASE: untuned_base_fingerprint(con, recipe, base, chosen),
+                    FREQUENCY_PRIOR: prior_fingerprint(con, recipe, chosen),
+                }
+                beside = measured_beside(folders, expected, recipe.name)
+                seals = {name: facts["seal"] for name, facts in beside.items()}
+                answers_from = answers_fingerprint(con, recipe, adapter_facts["seal"], decoding, chosen)
+                made_from = evaluation_fingerprint(answers_from, seals, chosen)
+                unchanged = _unchanged(target, made_from, config)
+                data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
+                split = split_hash(con)
+            baselines = {name: folders[name] for name in beside}
+            if data is not None:
+                evaluate_adapter(
+                    data,
+                    recipe,
+                    base,
+                    adapter / "weights",
+                    target,
+                    home.answering(recipe.name, partition, "adapter", answers_from),
+                    answers_from=answers_from,
+                    made_from=made_from,
+                    baselines=baselines,
+                    seals=seals,
+                    evaluation=chosen,
+                    decoding=decoding,
+                    adapter_seal=adapter_facts["seal"],
+                    device=compute.settings.device,
+                    ask_again=config.drop_existing,
+                )
+            report = read_report(target / REPORT)
+            version = bundle_version(partition, base, required(target, "evaluation"))
+            remember(home.path, recipe.name, partition, version, split, base, target, baselines, report)
         return dg.MaterializeResult(
             metadata={
                 "results": dg.MetadataValue.md(report_table(report)),
@@ -254,12 +280,13 @@ def errors_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         target = home.artifact(recipe.name, partition, "errors")
         evaluation = home.artifact(recipe.name, partition, "evaluation")
         facts = required(evaluation, f"{recipe.name}/evaluation")
-        made_from = fingerprint(evaluation=facts["seal"], version=1)
-        unchanged = _unchanged(target, made_from, config)
-        if not unchanged:
-            predictions = error_predictions(evaluation)
-            with warehouse.connect(context) as con:
-                analysis = analyse_errors(con, recipe.name, predictions)
+        made_from = errors_fingerprint(facts["seal"])
+        predictions = error_predictions(evaluation)
+        with warehouse.connect(context) as con:
+            refuse_old_answers(recipe.name, facts, examples_made(con, recipe.name))
+            unchanged = _unchanged(target, made_from, config) and built(con, f"{recipe.name}.errors") is not None
+            analysis = None if unchanged else analyse_errors(con, recipe.name, predictions)
+        if analysis is not None:
             with making(target, made_from) as (folder, _):
                 write_analysis(analysis, folder / ERRORS)
         analysis = read_analysis(target / ERRORS)

@@ -29,7 +29,9 @@ from medcode_assets.recipes.bundling import (
     data_version,
     examples_settings,
     provenance,
+    publish_passed,
     refuse_mismatch,
+    refuse_other_linear,
 )
 from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
 from medcode_assets.recipes.fitting import (
@@ -57,9 +59,6 @@ from medcode_serving.bundle import (
     is_published,
     latest_version,
     open_bundle,
-    publish,
-    read_gates,
-    write_gates,
 )
 
 
@@ -172,9 +171,11 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         adapter_facts = required(adapter_folder, f"{recipe.name}/adapter")
         evaluation_folder = home.artifact(recipe.name, partition, "evaluation")
         evaluation_facts = required(evaluation_folder, f"{recipe.name}/evaluation")
+        linear = home.artifact(recipe.name, partition, LINEAR)
         report = read_report(evaluation_folder / REPORT)
         with warehouse.connect(context, read_only=True) as con:
             refuse_mismatch(recipe.name, adapter_facts, evaluation_facts, examples_made(con, recipe.name))
+            refuse_other_linear(recipe.name, evaluation_facts, made(linear))
             sealed, unchanged = compose_bundle(
                 home.bundles,
                 recipe=recipe.name,
@@ -193,18 +194,12 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 ),
                 adapter=adapter_folder / "weights",
                 codes=evaluation_folder / CODES,
-                linear=home.artifact(recipe.name, partition, LINEAR) / LINEAR,
+                linear=linear / LINEAR,
             )
         manifest = sealed.manifest
         served = against_served(home.path, recipe.name, manifest.version, report.resamples)
-        was_blocked = any(gate.blocks for gate in read_gates(sealed))
         gates = check_gates(report, read(config, "gates", GateSettings), served)
-        write_gates(sealed, gates)
-        # A bundle that was published already does not push away a newer one.
-        if not any(gate.blocks for gate in gates) and (
-            not unchanged or was_blocked or not is_published(home.bundles, recipe.name)
-        ):
-            publish(sealed)
+        publish_passed(sealed, gates)
         latest = latest_version(home.bundles, recipe.name) if is_published(home.bundles, recipe.name) else None
         model = register_bundle(sealed, latest, adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"])
         if model is None:

@@ -1,10 +1,12 @@
 """An evaluation and what is known around it, as one page."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import making, required
+from medcode_assets.evaluation.errors.analyse import analysis_version
 from medcode_assets.evaluation.errors.model import read_analysis
 from medcode_assets.evaluation.history import ADAPTER, REPORT, KeptEvaluation, kept_evaluations
 from medcode_assets.evaluation.html.page import EarlierEvaluation, PageFacts, report_page
@@ -15,9 +17,12 @@ from medcode_assets.recipes.bundling import bundle_version, code_version
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import is_published, latest_version
+from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
 ERRORS = "errors.json"
@@ -51,8 +56,11 @@ def write_page(
     adapter, evaluated = (required(folders[name], f"{recipe}/{name}") for name in ("adapter", "evaluation"))
     report = read_report(folders["evaluation"] / REPORT)
     analysis = read_analysis(folders["errors"] / ERRORS)
+    _refuse_mixture(recipe, adapter, evaluated, required(folders["errors"], f"{recipe}/errors"))
     version = bundle_version(partition, base, evaluated)
     kept = {one.about.version: one for one in kept_evaluations(home, recipe)}
+    if version not in kept:
+        raise MedcodeError(f"{home / 'evaluations' / recipe / version}: missing; materialize {recipe}/evaluation again")
     ours = kept[version].about
     facts = PageFacts(
         title=f"{recipe}: {version}",
@@ -68,12 +76,13 @@ def write_page(
     )
     served = latest_version(home / "bundles", recipe) if is_published(home / "bundles", recipe) else None
     others = [one for one in kept.values() if one.about.gold_hash == ours.gold_hash and one.about.version != version]
+    earlier = [row for one in others[:EARLIER] if (row := _earlier(one, served)) is not None]
     pictures = report_pictures(report, adapter["losses"], adapter["validation"])
     page = report_page(
         report,
         facts,
         pictures,
-        [_earlier(one, served) for one in others[:EARLIER]],
+        earlier,
         [(found.pattern.replace("_", " "), found.sentence, found.suggestion) for found in analysis.findings],
     )
     made_from = fingerprint(evaluation=evaluated["seal"], page=page)
@@ -113,8 +122,28 @@ def error_predictions(evaluation: Path) -> "pa.Table":
     return table.append_column("kept", pa.array(kept))
 
 
-def _earlier(kept: KeptEvaluation, served: str | None) -> EarlierEvaluation:
-    about, adapter = kept.about, kept.report.engine(ADAPTER)
+def errors_fingerprint(evaluation: str) -> str:
+    """Return the fingerprint of an error analysis; `evaluation` is the seal of what was analysed."""
+    return fingerprint(evaluation=evaluation, analysis=analysis_version())
+
+
+def _refuse_mixture(recipe: str, adapter: dict[str, Any], evaluation: dict[str, Any], errors: dict[str, Any]) -> None:
+    """Raise MedcodeError unless adapter, evaluation and errors (the facts of their seals) belong together."""
+    if evaluation["adapter"] != adapter["seal"]:
+        raise MedcodeError(
+            f"asset {recipe}/evaluation is older than its adapter; materialize {recipe}/evaluation first"
+        )
+    if errors["fingerprint"] != errors_fingerprint(evaluation["seal"]):
+        raise MedcodeError(f"asset {recipe}/errors is older than its evaluation; materialize it again first")
+
+
+def _earlier(kept: KeptEvaluation, served: str | None) -> EarlierEvaluation | None:
+    """Return an earlier evaluation's row; None, with a warning, if another version of medcode wrote it."""
+    try:
+        about, adapter = kept.about, kept.report.engine(ADAPTER)
+    except MedcodeError as error:
+        logger.warning("left out of the report: %s", error)
+        return None
     return EarlierEvaluation(
         version=about.version,
         base_model=about.base_model,

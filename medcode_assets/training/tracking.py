@@ -175,10 +175,10 @@ class ModelVersion:
 
 
 def register_bundle(bundle: Bundle, latest: str | None, uri: str, run_id: str | None) -> ModelVersion | None:
-    """Register a published bundle as a model version, once, and let the alias `published` follow LATEST.
+    """Register a bundle as a model version, once, and let the alias `published` follow LATEST.
 
     Args:
-        bundle: A published bundle.
+        bundle: Published, or held back by a gate.
         latest: The version that LATEST names, if it names one.
         uri: MLflow tracking server or store, in which the adapter's training is.
         run_id: Run of the adapter's training.

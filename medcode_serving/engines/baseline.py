@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.engines.protocol import Prediction, ScoredCode
+from medcode_serving.engines.protocol import DEPTH, Prediction, ScoredCode
 
 
 class FrequencyPriorEngine:
-    """Answers every note alike: each code with the share of training documents that carry it, frequent ones first."""
+    """Answers every note alike: each code with the share of training documents that carry it, frequent ones first.
+
+    Codes beyond the most frequent `DEPTH` are not named.
+    """
 
     name = "frequency_prior"
 
@@ -27,7 +30,7 @@ class FrequencyPriorEngine:
         self._prediction = Prediction(
             tuple(
                 ScoredCode(code.system, code.code, code.description, code.frequency / max(documents, 1))
-                for code in ranked
+                for code in ranked[:DEPTH]
             )
         )
 

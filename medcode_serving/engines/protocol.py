@@ -6,6 +6,10 @@ from typing import Protocol
 
 from medcode_serving.calibration import Calibration
 
+DEPTH = 200
+"""Codes of one answer at most. Ten times what an admission has: a whole vocabulary for each of MIMIC-IV's 19,802 test
+documents would be 160 million rows."""
+
 
 @dataclass(frozen=True)
 class ScoredCode:

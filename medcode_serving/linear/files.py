@@ -4,7 +4,8 @@
     weights.safetensors   the scorers' arrays
     codes.parquet         system, code, description, frequency; the trained codes first
 
-Nothing in them is a word of a note: phrases are hashes, TF-IDF is projected.
+No word and no single note is in them: phrases are hashes, TF-IDF is projected. Hashes can be guessed, though: who tries
+a rare word can tell whether training notes had it, and with which code. The files are as restricted as the notes.
 """
 
 import json
@@ -62,6 +63,7 @@ def _arrays(scorers: Scorers) -> dict[str, np.ndarray]:
         "phrase_codes": phrases.codes,
         "phrase_hits": phrases.hits,
         "prior": phrases.prior,
+        "frequency": scorers.frequency,
         "idf": ridge.idf,
         "ridge": ridge.weights.astype(np.float16),  # half the file; scores differ in the fourth digit
         "title_stems": titles.stems,
@@ -81,8 +83,7 @@ def load_model(folder: Path) -> LinearModel:
     described = _read_description(folder / MODEL)
     arrays = _read_arrays(folder / WEIGHTS)
     codes = _read_codes(folder / CODES)
-    frequency = np.array([code.frequency for code in codes if code.frequency], np.int64)
-    wrong = _misfit(arrays, len(codes), len(frequency))
+    wrong = _misfit(arrays, len(codes), sum(code.frequency > 0 for code in codes))
     if wrong:
         raise MedcodeError(f"{folder / WEIGHTS}: {wrong} does not fit the codes; materialize the linear baseline anew")
     scorers = Scorers(
@@ -96,7 +97,7 @@ def load_model(folder: Path) -> LinearModel:
         ),
         Ridge(arrays["idf"], arrays["ridge"].astype(np.float32)),
         Titles(arrays["title_stems"], arrays["title_weights"], arrays["title_starts"], arrays["title_places"]),
-        frequency,
+        arrays["frequency"],
     )
     return LinearModel(scorers, np.array(described["weights"]), float(described["intercept"]), tuple(codes))
 
@@ -106,11 +107,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         described = json.loads(path.read_text())
         if described["format"] != FORMAT or described["features"] != list(FEATURES):
             raise MedcodeError(f"{path}: of another version of medcode; materialize the linear baseline anew")
-        if (
-            len(described["weights"]) != len(FEATURES)
-            or not np.isfinite([*described["weights"], described["intercept"]]).all()
-        ):
-            raise ValueError
+        weights = np.array([*described["weights"], described["intercept"]], np.float64)
+        if weights.shape != (len(FEATURES) + 1,) or not np.isfinite(weights).all():
+            raise ValueError("weights")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(path, error) from None
     return described
@@ -153,6 +152,7 @@ def _misfit(arrays: dict[str, np.ndarray], codes: int, trained: int) -> str | No
         "phrase_codes": ("int32", None),
         "phrase_hits": ("float32", _size(arrays, "phrase_codes")),
         "prior": ("float32", trained),
+        "frequency": ("int64", trained),
         "idf": ("float32", COLUMNS),
         "title_stems": ("uint64", None),
         "title_weights": ("float32", _size(arrays, "title_stems")),

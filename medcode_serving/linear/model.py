@@ -22,6 +22,9 @@ FEATURES = (
     "phrase_and_title",
     "log_frequency",
     "untrained",
+    "untrained_coverage",
+    "untrained_matched",
+    "untrained_complete",
     "log_phrases",
 )
 """What the logistic regression weighs, in the order of its weights."""
@@ -49,7 +52,7 @@ class Scorers:
     ridge: Ridge
     titles: Titles
     frequency: np.ndarray
-    """Training notes of each trained code, int64 [trained codes]."""
+    """Notes with each trained code that the scorers learned from, int64 [trained codes]: without the held-out ones."""
 
     def candidates(self, note: NoteFeatures) -> tuple[np.ndarray, np.ndarray]:
         """Return the codes that the note may have, and what tells how likely each is.
@@ -76,6 +79,7 @@ class Scorers:
             found = matches.codes[place] == codes
             coverage[found], matched[found] = matches.coverage[place[found]], matches.matched[place[found]]
         daring, middle, careful = _log_odds(phrase)
+        complete, untrained = coverage > 0.99, frequency == 0
         return codes, np.stack(
             [
                 daring,
@@ -85,11 +89,14 @@ class Scorers:
                 np.sqrt(np.clip(ridge, 0, 1)),
                 coverage,
                 matched,
-                coverage > 0.99,
+                complete,
                 self.titles.lengths[codes],
                 middle * coverage,
                 np.log1p(frequency),
-                frequency == 0,
+                untrained,
+                untrained * coverage,
+                untrained * matched,
+                untrained & complete,
                 np.full(len(codes), np.log1p(len(note.phrases))),
             ],
             axis=1,

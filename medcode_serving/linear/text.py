@@ -143,7 +143,7 @@ class WordTable:
 
 
 def singular(word: str) -> str:
-    """Return a lower-case word without a plural's ending: `biopsies` → `biopsy`, `masses`' `s` stays after `s`."""
+    """Return a lower-case word without a plural's ending: `biopsies` → `biopsy`; `abscess`, `virus`, `pelvis` stay."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
@@ -169,7 +169,7 @@ def _hash64(word: str) -> int:
 
 
 def _character_columns(word: str) -> np.ndarray:
-    """Return the columns of a word's character 3- to 6-grams, its bounds marked by spaces (scikit-learn's char_wb)."""
+    """Return the columns of a word's 3- to 6-grams of UTF-8 bytes, its bounds marked by spaces."""
     padded = f" {word} ".encode()
     grams = (padded[start : start + size] for size in range(3, 7) for start in range(max(1, len(padded) - size + 1)))
     return np.array([zlib.crc32(gram, 1) % COLUMNS for gram in grams], np.int64)

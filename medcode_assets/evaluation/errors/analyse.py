@@ -72,6 +72,13 @@ def sql(name: str) -> str:
     return resources.files(__package__).joinpath("sql", f"{name}.sql").read_text()
 
 
+def analysis_version() -> str:
+    """Return a fingerprint of the queries and patterns: other ones analyse anew."""
+    room = resources.files(__package__)
+    files = sorted((*room.joinpath("sql").iterdir(), room / "patterns.yaml"), key=lambda file: file.name)
+    return fingerprint(files={file.name: file.read_text() for file in files})
+
+
 @contextmanager
 def _tables(con: "duckdb.DuckDBPyConnection", recipe: str, predictions: "pa.Table") -> Iterator[None]:
     """Give the tables that the queries in sql/ read, all named `analysed_…`; they go when it is left."""

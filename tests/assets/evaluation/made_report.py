@@ -97,6 +97,7 @@ def bare_report(engine: str = "adapter") -> EvaluationReport:
                 distinct_answers=1,
                 documents_without_codes=3,
                 truncated=0,
+                told=0,
                 dropped=0,
                 seconds=1.0,
             ),
@@ -177,6 +178,7 @@ def made_engine(name: str, level: float, groups: tuple[CodeGroup, ...]) -> Engin
         distinct_answers=1800,
         documents_without_codes=12,
         truncated=310,
+        told=900,
         dropped=45,
         seconds=310.5,
     )

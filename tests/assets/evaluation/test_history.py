@@ -12,6 +12,7 @@ from medcode_assets.evaluation.history import (
     EvaluationAbout,
     compare_kept,
     find_evaluation,
+    forget_evaluations,
     gold_hash,
     gold_table,
     keep_evaluation,
@@ -61,7 +62,7 @@ def evaluated(engines, validation=None, test=None):
     return evaluate_answers(answers, validation, test, VOCABULARY, method="none", resamples=200), answers
 
 
-def keep(home, version, engines, *, day=1, test=None):
+def keep(home, version, engines, *, day=1, test=None, partition="tiny", split_hash="1" * 64):
     test = test or split("test", 100)
     report, answers = evaluated(engines, test=test)
     files = {}
@@ -72,8 +73,8 @@ def keep(home, version, engines, *, day=1, test=None):
     about = EvaluationAbout(
         recipe="icd",
         version=version,
-        partition="tiny",
-        split_hash="1" * 64,
+        partition=partition,
+        split_hash=split_hash,
         gold_hash=gold_hash(gold),
         base_model="embedded",
         made=datetime(2026, 11, day, tzinfo=UTC),
@@ -102,7 +103,7 @@ def test_the_history_keeps_what_a_comparison_needs(tmp_path):
 
 def test_what_cannot_be_compared_is_said(tmp_path):
     keep(tmp_path, "tiny-a1", {"adapter": Knows("I10")})
-    keep(tmp_path, "tiny-a2", {"adapter": Knows("I10")}, test=split("test", 100, documents=20))
+    keep(tmp_path, "tiny-a2", {"adapter": Knows("I10")}, split_hash="2" * 64)
     with pytest.raises(MedcodeError, match="tiny-a: several evaluations begin so.*tiny-a1"):
         find_evaluation(tmp_path, "icd", "tiny-a")
     with pytest.raises(MedcodeError, match="x: no such evaluation of recipe icd"):
@@ -110,10 +111,45 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     with pytest.raises(MedcodeError, match="no such evaluation of recipe medqa.*none"):
         find_evaluation(tmp_path, "medqa", "tiny-a1")
     one, two = (find_evaluation(tmp_path, "icd", name) for name in ("tiny-a1", "tiny-a2"))
-    with pytest.raises(MedcodeError, match="other test documents or codes"):
+    with pytest.raises(MedcodeError, match="one and two were measured on other splits"):
         compare_kept((one, "adapter"), (two, "adapter"), names=("one", "two"))
+    other_codes = split("test", 100)
+    other_codes.gold[0].append(CODES[2])
+    three = keep(tmp_path, "three", {"adapter": Knows("I10")}, test=other_codes)
+    with pytest.raises(MedcodeError, match="one and three were asked for other codes of the same notes"):
+        compare_kept((one, "adapter"), (three, "adapter"), names=("one", "three"))
+    four = keep(tmp_path, "four", {"adapter": Knows("I10")}, test=split("test", 900))
+    with pytest.raises(MedcodeError, match="no common test document"):
+        compare_kept((one, "adapter"), (four, "adapter"), names=("one", "four"))
+    (two.folder / "gold.parquet").unlink()
+    with pytest.raises(MedcodeError, match=r"gold\.parquet: missing; evaluate tiny-a2 again"):
+        compare_kept((two, "adapter"), (two, "adapter"), names=("two", "two"))
     with pytest.raises(MedcodeError, match="engine 'linear' was not evaluated; there are adapter"):
         compare_kept((one, "linear"), (one, "adapter"), names=("one", "two"))
+
+
+def test_fewer_documents_are_compared_on_those_that_both_have(tmp_path):
+    """`evaluation.max_documents` is no way around the gate."""
+    all_of_them = keep(tmp_path, "all", {"adapter": ALL})
+    some = keep(tmp_path, "some", {"adapter": Knows("I10")}, test=split("test", 100, documents=20))
+    rows = {
+        (row.name, row.label_space): row
+        for row in compare_kept((some, "adapter"), (all_of_them, "adapter"), names=("s", "a"))
+    }
+    on_some = some.report.engine("adapter").metric("micro_f1", "open")
+    assert rows["micro_f1", "open"].value == pytest.approx(on_some - 1)
+
+
+def test_what_cannot_be_read_is_left_out_and_a_version_can_be_forgotten(tmp_path, caplog):
+    keep(tmp_path, "tiny-a", {"adapter": ALL})
+    other = keep(tmp_path, "other", {"adapter": ALL}, partition="other")
+    broken = keep(tmp_path, "broken", {"adapter": ALL})
+    (broken.folder / "about.json").write_text("{}")
+    assert {kept.about.version for kept in kept_evaluations(tmp_path, "icd")} == {"tiny-a", "other"}
+    assert "broken/about.json: not what this version of medcode wrote" in caplog.text
+    forget_evaluations(tmp_path, "tiny")
+    assert [kept.about.version for kept in kept_evaluations(tmp_path, "icd")] == ["other"]
+    assert other.folder.exists()
 
 
 def test_a_repeated_evaluation_replaces_its_own(tmp_path):
@@ -155,9 +191,11 @@ def test_a_gate_says_its_numbers_and_can_be_relaxed_by_name():
 def test_unparsable_outputs_and_a_collapsed_adapter_block():
     report, _ = evaluated({"adapter": Knows("I10", "E11.9", "J18.9", dropped=1)})
     found = gates(report)
-    # 40 documents with one dropped fragment each, and 53 predicted codes (40, and 13 more I10): 40 of 93.
+    # 40 documents with one dropped fragment each, and the codes that were told whatever their probability.
+    told = report.engine("adapter").told
+    assert told == sum(len(codes) for codes in split("test", 100).gold)
     assert found["outputs_parse"].blocks
-    assert found["outputs_parse"].reason.startswith("40 of 93 fragments")
+    assert found["outputs_parse"].reason.startswith(f"40 of {40 + told} fragments")
     assert not gates(report, most_dropped=0.5)["outputs_parse"].blocks
     silent, _ = evaluated({"adapter": Knows()})
     assert gates(silent)["not_collapsed"].blocks
