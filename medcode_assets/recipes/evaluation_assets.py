@@ -123,7 +123,7 @@ def linear_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     def linear_baseline(
         context: dg.AssetExecutionContext, config: LaunchConfig, home: Home, warehouse: Warehouse
     ) -> dg.MaterializeResult:
-        """TF-IDF, one-vs-rest and the codes' titles: answers a note in milliseconds, and serving falls back to it."""
+        """Telling words, one-vs-rest on TF-IDF, and titles: milliseconds a note, and what serving falls back to."""
         target = home.artifact(recipe.name, context.partition_key, LINEAR)
         evaluation = read(config, "evaluation", EvaluationSettings)
         with (

@@ -4,17 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcode_serving.engines.protocol import Prediction, ScoredCode
+from medcode_serving.engines.protocol import DEPTH, Prediction, ScoredCode
 
 if TYPE_CHECKING:
     from medcode_serving.linear.model import LinearModel
 
-MOST_CODES = 200
-"""Codes of an answer at most."""
-
 
 class LinearEngine:
-    """Answers with the candidates of a linear model, most probable first, at most 200 a note.
+    """Answers with the candidates of a linear model, most probable first, at most `DEPTH` a note.
 
     It reads the whole note, whatever its length. Not safe for use by two threads at once.
     """
@@ -50,7 +47,7 @@ class LinearEngine:
     def _predict_one(self, note: str) -> Prediction:
         features = self._words.features(self._words.encode(note))
         codes, probabilities = self._model.probabilities(features)
-        rows = [self._model.codes[code] for code in codes[:MOST_CODES].tolist()]
+        rows = [self._model.codes[code] for code in codes[:DEPTH].tolist()]
         return Prediction(
             tuple(
                 ScoredCode(row.system, row.code, row.description, probability)

@@ -53,7 +53,7 @@ class WordTable:
     """Every distinct word's hashes, worked out once.
 
     A table that grew to half a million words starts afresh at the next note, so that a server's memory stays bounded;
-    ids from before are void then. `keep_all` is for training, where ids are spooled.
+    ids from before are void then. Training spools ids, and so sets no limit.
     """
 
     def __init__(self, limit: int | None = _CACHED_WORDS) -> None:

@@ -15,7 +15,10 @@ class Term(NamedTuple):
 
 ENGINES = {
     "adapter": Term("adapter", "The fine-tuned language model that this report is about."),
-    "linear": Term("linear", "TF-IDF of words and characters, one-vs-rest, and matches with the codes' titles."),
+    "linear": Term(
+        "linear",
+        "No neural network: telling words and pairs, TF-IDF with one-vs-rest, and the codes' titles, weighed together.",
+    ),
     "untuned_base": Term("untuned base", "The same base model and prompt without the adapter."),
     "frequency_prior": Term(
         "frequency prior", "The most frequent codes of the training split, the same for every note."

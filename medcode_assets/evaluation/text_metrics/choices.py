@@ -46,14 +46,15 @@ def chosen_option(answer: str, options: Sequence[str] = OPTIONS) -> str | None:
     Two things are read as a choice:
 
     1. a label after `answer is`, `option:` and the like: `the correct answer is B`, `Answer: (B)`. Upper case only,
-       for `a` is an article. All must agree.
+       for `a` is an article. All must agree, and `B or C` chooses neither.
     2. else a label that is the whole answer, or opens it and is set off: `B`, `(b)`, `**B**`, `B. metformin`,
        `b) …`. If other labels open lines of their own, the answer only lists the options.
 
     A label elsewhere, as in `Vitamin B is lacking`, is no choice.
     """
     label = "|".join(map(re.escape, options))
-    told = rf"(?i:answer|option|choice)[\s*_]*(?:(?i:is)|:)[\s*_:(\[]*({label})(?![\w'-])"
+    another = rf"[\s*_)\]]*(?:,|/|&|(?i:or|and)\b)[\s*_(\[]*(?:{label})(?![\w'-])"
+    told = rf"(?i:answer|option|choice)[\s*_]*(?:(?i:is)|:)[\s*_:(\[]*({label})(?![\w'-])(?!{another})"
     opening = rf"^[^\S\n]*[*_(\[]*({label})(?:[*_.)\]\s]*$|[*_]*[).:\]]|\s+[-–—]\s)"
     named = set(re.findall(told, answer))
     if not named and re.match(opening, answer.strip(), re.IGNORECASE | re.MULTILINE):

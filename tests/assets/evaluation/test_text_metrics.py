@@ -226,6 +226,7 @@ def test_meteor_without_wordnet_is_skipped_and_not_another_number(tmp_path, monk
         ("A. aspirin\nB. heparin\nThe correct option is B", "B"),  # it lists, then chooses
         ("A. aspirin\nB. heparin", None),
         ("The answer is A. No, the answer is B.", None),
+        ("Answer: **B** or **C**", None),
         ("A patient with fever", None),
         ("Vitamin B is lacking", None),
         ("The answer is a beta blocker", None),
