@@ -39,7 +39,7 @@ from medcode_assets.recipes.evaluating import (
 )
 from medcode_assets.recipes.fitting import chosen_base, trained_limits
 from medcode_assets.recipes.recipe import Recipe
-from medcode_assets.recipes.reporting import ERRORS, PAGE, error_predictions, errors_fingerprint, write_page
+from medcode_assets.recipes.reporting import ERRORS, LOGGED, PAGE, error_predictions, errors_fingerprint, write_page
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
@@ -321,17 +321,21 @@ def report_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         target = home.artifact(recipe.name, partition, "report")
         folders = {name: home.artifact(recipe.name, partition, name) for name in ("adapter", "evaluation", "errors")}
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
-        page = write_page(home.path, recipe.name, partition, base, folders, target)
+        page = write_page(home.path, recipe.name, partition, base, folders, target, anew=config.drop_existing)
         adapter_facts = required(folders["adapter"], f"{recipe.name}/adapter")
-        logged = log_evaluation(adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"], page.metrics, target)
-        if not logged:
-            context.log.warning("not in MLflow: see the warning above; materialize again to log it")
+        if not (target / LOGGED).exists():
+            if log_evaluation(adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"], page.metrics, target):
+                (target / LOGGED).touch()
+            else:
+                context.log.warning("not in MLflow: see the warning above; materialize again to log it")
         return dg.MaterializeResult(
             metadata={
                 "page": dg.MetadataValue.path((target / PAGE).resolve()),
                 "megabytes": round((target / PAGE).stat().st_size / 1e6, 2),
                 **mlflow_metadata(adapter_facts),
                 **{name: picture(png, name.replace("_", " ")) for name, png in page.pictures.items()},
+                "unchanged": page.unchanged,
+                "fingerprint": page.fingerprint,
             },
             data_version=dg.DataVersion(page.fingerprint),
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcode_assets.artifacts import making, required
+from medcode_assets.artifacts import made, making, required
 from medcode_assets.evaluation.errors.analyse import analysis_version
 from medcode_assets.evaluation.errors.model import read_analysis
 from medcode_assets.evaluation.history import ADAPTER, REPORT, KeptEvaluation, kept_evaluations
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
 ERRORS = "errors.json"
+LOGGED = "logged-to-mlflow"
+"""Beside the page once it is in the adapter's MLflow run."""
 EARLIER = 12
 """Adapters of the same split on the page, the newest ones."""
 
@@ -38,12 +40,20 @@ class WrittenPage:
     metrics: dict[str, float]
     """The adapter's, as MLflow names them."""
     fingerprint: str
+    unchanged: bool
 
 
 def write_page(
-    home: Path, recipe: str, partition: str, base: LocalModel, folders: dict[str, Path], target: Path
+    home: Path,
+    recipe: str,
+    partition: str,
+    base: LocalModel,
+    folders: dict[str, Path],
+    target: Path,
+    *,
+    anew: bool = False,
 ) -> WrittenPage:
-    """Write report.html and its pictures to `target`.
+    """Write report.html and its pictures to `target`, unless they are there and nothing changed.
 
     Args:
         home: MEDCODE_HOME, with the history of evaluations.
@@ -52,11 +62,16 @@ def write_page(
         base: The adapter's base model.
         folders: Artifacts adapter, evaluation and errors.
         target: Folder of the artifact; replaced only by a complete one.
+        anew: Write it in any case.
+
+    Raises:
+        MedcodeError: the artifacts do not belong together.
     """
     adapter, evaluated = (required(folders[name], f"{recipe}/{name}") for name in ("adapter", "evaluation"))
     report = read_report(folders["evaluation"] / REPORT)
     analysis = read_analysis(folders["errors"] / ERRORS)
-    _refuse_mixture(recipe, adapter, evaluated, required(folders["errors"], f"{recipe}/errors"))
+    errors = required(folders["errors"], f"{recipe}/errors")
+    _refuse_mixture(recipe, adapter, evaluated, errors)
     version = bundle_version(partition, base, evaluated)
     kept = {one.about.version: one for one in kept_evaluations(home, recipe)}
     if version not in kept:
@@ -77,6 +92,16 @@ def write_page(
     served = latest_version(home / "bundles", recipe) if is_published(home / "bundles", recipe) else None
     others = [one for one in kept.values() if one.about.gold_hash == ours.gold_hash and one.about.version != version]
     earlier = [row for one in others[:EARLIER] if (row := _earlier(one, served)) is not None]
+    made_from = fingerprint(
+        evaluation=evaluated["seal"],
+        errors=errors["seal"],
+        earlier=[(row.version, row.served) for row in earlier],
+        version=1,
+    )
+    facts_there = made(target)
+    if not anew and facts_there is not None and facts_there["fingerprint"] == made_from:
+        pictures = {file.stem: file.read_bytes() for file in sorted(target.glob("*.png"))}
+        return WrittenPage(pictures, mlflow_metrics(report), made_from, unchanged=True)
     pictures = report_pictures(report, adapter["losses"], adapter["validation"])
     page = report_page(
         report,
@@ -85,12 +110,11 @@ def write_page(
         earlier,
         [(found.pattern.replace("_", " "), found.sentence, found.suggestion) for found in analysis.findings],
     )
-    made_from = fingerprint(evaluation=evaluated["seal"], page=page)
     with making(target, made_from) as (folder, _):
         (folder / PAGE).write_text(page, encoding="utf-8")
         for name, png in pictures.items():
             (folder / f"{name}.png").write_bytes(png)
-    return WrittenPage(pictures, mlflow_metrics(report), made_from)
+    return WrittenPage(pictures, mlflow_metrics(report), made_from, unchanged=False)
 
 
 def mlflow_metrics(report: EvaluationReport) -> dict[str, float]:
