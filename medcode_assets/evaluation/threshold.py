@@ -63,12 +63,16 @@ def every_threshold(scores: "csr_array", gold: "csr_array") -> tuple["np.ndarray
 def precision_recall_curve(scores: "csr_array", gold: "csr_array", points: int = 200) -> list[PrecisionRecallPoint]:
     """Return micro precision and recall (open label space) at up to `points` thresholds, highest first.
 
-    The points are evenly spread over the number of predicted codes, and the last one keeps every told code.
+    The points are evenly spread over recall, since most thresholds lie in a long tail of improbable codes; the last one
+    keeps every told code.
     """
     import numpy as np
 
     probabilities, tp, predicted = every_threshold(scores, gold)
-    chosen = np.unique(np.linspace(0, max(len(tp) - 1, 0), points).astype(np.int64))[: len(tp)]
+    if not len(tp):
+        return []
+    reached = np.searchsorted(tp, np.linspace(0, tp[-1], points))
+    chosen = np.unique(np.append(reached, len(tp) - 1))
     positives = max(int(gold.sum()), 1)
     return [
         PrecisionRecallPoint(

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from medcode_assets.evaluation.threshold import apply_threshold, choose_threshold
+from medcode_assets.evaluation.threshold import apply_threshold, choose_threshold, precision_recall_curve
 from medcode_serving.errors import MedcodeError
 
 
@@ -77,3 +77,17 @@ def test_no_threshold_is_better(pairs, missed):
     best = max(by_threshold.values())
     assert micro_f1(gold, predicted) == pytest.approx(best)
     assert chosen == max(value for value, f1 in by_threshold.items() if f1 == pytest.approx(best))
+
+
+def test_the_curve_is_spread_over_recall_and_not_over_a_long_tail():
+    # Two right codes at .9 and .8, then a thousand wrong ones, then the third of three.
+    tail = np.linspace(0.5, 0.1, 1000)
+    told = scores([[0.9, 0.8, *tail, 0.05]])
+    gold = csr_array(np.array([[1, 1, *[0] * 1000, 1]]))
+    curve = precision_recall_curve(told, gold, points=4)
+    assert [(point.threshold, point.precision, point.recall) for point in curve] == [
+        (0.9, 1.0, 1 / 3),
+        (0.8, 1.0, 2 / 3),
+        (0.05, 3 / 1003, 1.0),
+    ]
+    assert precision_recall_curve(csr_array((1, 3)), csr_array(np.array([[1, 0, 0]]))) == []
