@@ -26,12 +26,11 @@ format: $(VENV)/.installed
 ui: $(VENV)/.installed  ## The Dagster UI
 	$(BIN)/medcode ui
 
-# torch first and alone: with exactly this version installed, nothing else pulls another build of it. Python compiles
-# what it imports; pip would compile all 27,000 files, which takes two minutes.
+# torch first and alone: with exactly this version installed, nothing else pulls another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile torch==2.13.0 -c constraints.txt
-	$(BIN)/pip install --quiet --no-compile -e '.[dev]' -c constraints.txt
+	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
 clean:
