@@ -24,10 +24,25 @@ class ModelSettings(_Section):
         description="transformers: the bundle's adapter, on this machine; litellm: the server that `remote` names; "
         "linear: the bundle's linear baseline, in milliseconds; untuned_base and frequency_prior: to compare with.",
     )
-    recipe: str = Field(default="icd", description="Recipe whose bundle is served.")
-    bundle: Path | None = Field(default=None, description="A bundle's folder; null takes the one LATEST names.")
+    recipes: tuple[str, ...] = Field(
+        default=("icd",), min_length=1, description="Recipes whose bundles are served; the first answers by default."
+    )
+    bundle: Path | None = Field(
+        default=None, description="A bundle's folder, for the first recipe; null takes the one LATEST names."
+    )
     home: Path | None = Field(
         default=None, description="Folder of bundles and base models; null: $MEDCODE_HOME, or .medcode."
+    )
+    vocabulary: Literal["trained", "dictionary"] = Field(
+        default="trained",
+        description="Codes that can be written: those of the training notes, or all of the release's dictionaries "
+        "that the bundle knows (whole ICD-10-CM and PCS with MIMIC-IV).",
+    )
+    fallback: Literal["linear", "none"] = Field(
+        default="linear", description="What answers when the engine fails or is too slow, marked as such."
+    )
+    watch_s: float = Field(
+        default=5, ge=0, description="Seconds between two looks at LATEST; 0: never looked at again."
     )
 
 
@@ -44,6 +59,15 @@ class GenerationSettings(_Section):
     batch_size: int = Field(default=16, ge=1, description="Notes in one forward pass.")
 
 
+class QueueSettings(_Section):
+    """Notes that wait for the model."""
+
+    max_notes: int = Field(default=256, ge=1, description="Notes that wait or are being answered; more get a 503.")
+    gather_ms: float = Field(
+        default=4, ge=0, description="Wait for company of a note, while several clients are about."
+    )
+
+
 class RemoteSettings(_Section):
     """An OpenAI-compatible server: vLLM, llama.cpp, LM Studio, Ollama."""
 
@@ -54,6 +78,16 @@ class RemoteSettings(_Section):
     )
     timeout_s: float = Field(default=60, gt=0, description="Seconds to wait for one answer.")
     max_tokens: int = Field(default=512, ge=1, description="Tokens of one answer.")
+    protocol: Literal["completions", "chat"] = Field(
+        default="completions",
+        description="completions sends the very text that training saw; chat is for servers that offer only that.",
+    )
+    constraint: Literal["auto", "grammar", "regex", "none"] = Field(
+        default="auto",
+        description="How the server is held to valid codes: llama.cpp takes a grammar, vLLM a regex; auto asks the "
+        "server what it is. Answers are parsed and validated all the same.",
+    )
+    concurrency: int = Field(default=8, ge=1, description="Notes asked for at the same time.")
 
 
 class DocumentSettings(_Section):
@@ -73,13 +107,42 @@ class ApiSettings(_Section):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    max_body_bytes: int = Field(default=12_000_000, ge=1024, description="Size of a request.")
+    max_body_bytes: int = Field(
+        default=12_000_000, ge=1024, description="Size of a request; of one line where lines are streamed."
+    )
+    max_note_characters: int = Field(default=400_000, ge=1, description="Characters of one note.")
+    max_batch_notes: int = Field(
+        default=1000, ge=1, description="Notes of one JSON list; streamed lines have no limit."
+    )
+    timeout_s: float = Field(
+        default=60, gt=0, description="Seconds until a note is answered by the fallback, or with a 504."
+    )
+    shutdown_s: float = Field(default=30, ge=0, description="Seconds that running requests are given on shutdown.")
+    keys_file: Path | None = Field(
+        default=None, description="File of hashed API keys, made by `medcode keys new`; null: no keys, loopback only."
+    )
+    rate_limit: str | None = Field(
+        default=None, description="Requests of one key (or address, without keys), as in 60/minute; null: no limit."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="Web pages of other origins that may ask, as in https://coding.hospital.example."
+    )
+    trusted_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names that requests may use for this server; empty: this machine's on loopback, else any.",
+    )
+    ui: bool = Field(default=True, description="Whether the page at /ui is served.")
 
 
 class LoggingSettings(_Section):
     """What is logged; note text never is."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+    audit_file: Path | None = Field(
+        default=None,
+        description="JSON lines, one a prediction: ids, key, the note's sha256, codes, timings; null: none. Codes are "
+        "health data: keep it as the notes.",
+    )
 
 
 class InferenceSettings(BaseSettings):
@@ -99,6 +162,7 @@ class InferenceSettings(BaseSettings):
     )
     model: ModelSettings = ModelSettings()
     generation: GenerationSettings = GenerationSettings()
+    queue: QueueSettings = QueueSettings()
     remote: RemoteSettings = RemoteSettings()
     documents: DocumentSettings = DocumentSettings()
     api: ApiSettings = ApiSettings()

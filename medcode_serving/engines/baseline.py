@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.engines.protocol import DEPTH, Prediction, ScoredCode
+from medcode_serving.engines.protocol import DEPTH, NoteOptions, Prediction, ScoredCode
 
 
 class FrequencyPriorEngine:
@@ -34,8 +34,17 @@ class FrequencyPriorEngine:
             )
         )
 
-    def predict(self, notes: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
+    def predict(
+        self,
+        notes: Sequence[str],
+        *,
+        options: Sequence[NoteOptions] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
         """Return the same ranking for every note."""
         if on_progress:
             on_progress(len(notes))
         return [self._prediction] * len(notes)
+
+    def close(self) -> None:
+        """Nothing to give up."""

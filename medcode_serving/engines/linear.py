@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcode_serving.engines.protocol import DEPTH, Prediction, ScoredCode
+from medcode_serving.engines.protocol import DEPTH, NoteOptions, Prediction, ScoredCode
 
 if TYPE_CHECKING:
     from medcode_serving.linear.model import LinearModel
@@ -35,14 +35,23 @@ class LinearEngine:
 
         return cls(load_model(folder))
 
-    def predict(self, notes: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
-        """Return the scored candidates of each note."""
+    def predict(
+        self,
+        notes: Sequence[str],
+        *,
+        options: Sequence[NoteOptions] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
+        """Return the scored candidates of each note; a note takes milliseconds, so no option changes anything."""
         predictions = []
         for note in notes:
             predictions.append(self._predict_one(note))
             if on_progress:
                 on_progress(1)
         return predictions
+
+    def close(self) -> None:
+        """Nothing to give up but the model itself."""
 
     def _predict_one(self, note: str) -> Prediction:
         features = self._words.features(self._words.encode(note))

@@ -2,13 +2,40 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from medcode_serving.calibration import Calibration
 
 DEPTH = 200
 """Codes of one answer at most. Ten times what an admission has: a whole vocabulary for each of MIMIC-IV's 19,802 test
 documents would be 160 million rows."""
+
+LongNotes = Literal["shorten", "windows", "refuse"]
+"""What becomes of a note that is longer than the model reads at once: its least telling sections are left out, it is
+read in windows one after the other, or it is not answered."""
+
+Outcome = Literal["complete", "ended", "too_long"]
+
+
+def never() -> bool:
+    """Return False: nobody ends this note early."""
+    return False
+
+
+@dataclass(frozen=True)
+class NoteOptions:
+    """How one note is to be answered."""
+
+    max_codes: int | None = None
+    """Codes that the engine writes at most; None: its own limit, which no request can exceed."""
+    constrained: bool = True
+    """False: a language model writes freely and its text is parsed."""
+    long_notes: LongNotes = "shorten"
+    ended: Callable[[], bool] = never
+    """Is asked between steps, from the engine's thread; from True on, the note is given up (client gone, deadline)."""
+
+
+DEFAULT_OPTIONS = NoteOptions()
 
 
 @dataclass(frozen=True)
@@ -20,6 +47,10 @@ class ScoredCode:
     description: str | None
     probability: float | None
     """In [0, 1]; None where a remote engine tells none."""
+    confidence: float | None = None
+    """The engine's own probability, where `probability` has been calibrated since."""
+    support: float | None = None
+    """In [0, 1]: see `medcode_serving.decoding`; None where an engine has none."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +62,11 @@ class Prediction:
     """The note was too long and was shortened; its least telling sections were not read."""
     dropped: int = 0
     """Fragments of the answer that were no code of the vocabulary."""
+    windows: int = 1
+    """Pieces in which the note was read."""
+    outcome: Outcome = "complete"
+    """ended: given up because its options said so; too_long: not answered, for `long_notes` is `refuse`. Both without
+    codes."""
 
 
 class Engine(Protocol):
@@ -38,20 +74,41 @@ class Engine(Protocol):
 
     name: str
 
-    def predict(self, notes: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
-        """Return one prediction a note, in order; `on_progress` is told how many more notes are done.
+    def predict(
+        self,
+        notes: Sequence[str],
+        *,
+        options: Sequence[NoteOptions] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
+        """Return one prediction a note, in order.
+
+        Args:
+            notes: Raw text.
+            options: One a note; None: the defaults for all.
+            on_progress: Is told how many more notes are done.
 
         Raises:
             MedcodeError: the engine cannot answer (a server is away, say).
         """
         ...
 
+    def close(self) -> None:
+        """Give up what the engine holds in memory; it answers no more."""
+        ...
+
 
 def calibrate(prediction: Prediction, calibration: Calibration) -> Prediction:
-    """Return a prediction whose probabilities are calibrated; codes without one stay without."""
+    """Return a prediction whose probabilities are calibrated, the told ones kept as confidences.
+
+    Codes without a probability stay without.
+    """
     told = [code.probability for code in prediction.codes if code.probability is not None]
     values = iter(calibration.apply(told).tolist())
-    codes = (code if code.probability is None else replace(code, probability=next(values)) for code in prediction.codes)
+    codes = (
+        code if code.probability is None else replace(code, probability=next(values), confidence=code.probability)
+        for code in prediction.codes
+    )
     return replace(prediction, codes=tuple(codes))
 
 

@@ -1,0 +1,114 @@
+"""What is asked for a note and what is answered, in the API and on the command line alike."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medcode_serving.engines.protocol import LongNotes
+
+EvidenceMethod = Literal["none", "lexical", "occlusion"]
+
+
+class PredictionOptions(BaseModel):
+    """How a note is to be answered; what is not given is the settings' or the bundle's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str | None = Field(
+        default=None, max_length=100, description="Recipe that answers; the first one served if not given."
+    )
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Least probability of a code; the model's own if not given."
+    )
+    top_k: int | None = Field(default=None, ge=1, le=10_000, description="Codes that the answer has at most.")
+    max_codes: int | None = Field(
+        default=None, ge=1, le=10_000, description="Codes that the model writes at most; never above its own limit."
+    )
+    constrained: bool = Field(
+        default=True,
+        description="Only codes of the vocabulary can be written. False: the model writes freely, its text is parsed, "
+        "and what is no code is counted in `dropped`.",
+    )
+    long_notes: LongNotes = Field(
+        default="shorten",
+        description="What becomes of a note that is longer than the model reads at once: `shorten` leaves out its "
+        "least telling sections, `windows` reads it piece by piece, `refuse` answers with a problem.",
+    )
+    evidence: EvidenceMethod = Field(
+        default="none",
+        description="`lexical`: sentences with the code's words and with phrases that the linear model learned for it; "
+        "it does not look at what the language model did. `occlusion`: parts of the note without which the language "
+        "model finds the code less likely; costs many forward passes.",
+    )
+
+
+class Evidence(BaseModel):
+    """A span of the submitted text that supports a code."""
+
+    start: int = Field(description="First character of the span in the submitted text, counted from 0 in code points.")
+    end: int = Field(description="Character behind the span's last.")
+    text: str = Field(description="The span.")
+    score: float = Field(description="Weight among the spans of this code, in [0, 1]; the strongest first.")
+    page: int | None = Field(default=None, description="Page of the PDF that the span begins on, counted from 1.")
+
+
+class PredictedCode(BaseModel):
+    """One code of an answer."""
+
+    system: str = Field(description="icd9cm, icd9pcs, icd10cm, icd10pcs, hcpcs or cpt.", examples=["icd10cm"])
+    code: str = Field(description="With its system's dots.", examples=["E11.9"])
+    description: str | None = Field(examples=["Type 2 diabetes mellitus without complications"])
+    probability: float | None = Field(
+        description="In [0, 1], calibrated on the validation split; null where a remote engine tells none.",
+        examples=[0.93],
+    )
+    confidence: float | None = Field(
+        default=None, description="The engine's own probability, before calibration.", examples=[0.88]
+    )
+    support: float | None = Field(
+        default=None,
+        description="In [0, 1]: how much of the model's probability lay on valid codes while it wrote this one. Low "
+        "values say that the note is unlike those it was trained on.",
+        examples=[0.99],
+    )
+    evidence: list[Evidence] | None = Field(default=None, description="Null if not asked for.")
+
+
+class ModelIdentity(BaseModel):
+    """Which bundle answered."""
+
+    recipe: str = Field(examples=["icd"])
+    version: str = Field(examples=["20261120-1"])
+    base_model: str = Field(examples=["embedded"])
+
+
+class Fallback(BaseModel):
+    """Why another engine answered than the one that is served."""
+
+    engine: str = Field(description="The engine that should have answered.", examples=["transformers"])
+    reason: Literal["timeout", "failed"]
+
+
+class PredictionResponse(BaseModel):
+    """The codes of one note and how they came about."""
+
+    codes: list[PredictedCode] = Field(description="Most probable first.")
+    model: ModelIdentity
+    engine: str = Field(
+        description="What predicted: transformers, litellm, linear, untuned_base or frequency_prior.",
+        examples=["transformers"],
+    )
+    fallback: Fallback | None = Field(
+        default=None, description="Set if the served engine failed or was too slow and another one answered."
+    )
+    threshold: float = Field(description="Codes below this probability were left out.", examples=[0.4])
+    constrained: bool = Field(default=True, description="Whether only codes of the vocabulary could be written.")
+    truncated: bool = Field(
+        description="The note was too long and was shortened; its least telling sections were not read."
+    )
+    windows: int = Field(default=1, description="Pieces in which the note was read.")
+    dropped: int = Field(description="Fragments of the answer that were no codes of the vocabulary.")
+    evidence_method: EvidenceMethod = Field(default="none", description="How the evidence was found.")
+    processing_time_ms: float = Field(
+        description="Time from the request's arrival in the queue to its answer.", examples=[41.7]
+    )
