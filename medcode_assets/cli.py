@@ -5,10 +5,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from medcode_assets import cli_serving
+from medcode_assets.cli_serving import Device, OutputDir
 from medcode_serving.errors import MedcodeError
 from medcode_serving.home import medcode_home
 
@@ -38,10 +40,6 @@ NumPatients = Annotated[
 Config = Annotated[
     Path | None, typer.Option("--config", help="Training settings; config/training-config.yaml if not given.")
 ]
-OutputDir = Annotated[
-    Path | None, typer.Option("--output-dir", help="Folder for all state; MEDCODE_HOME or .medcode if not given.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Hugging Face id, local folder, or `embedded` (ships with medcode).")
 ]
@@ -205,14 +203,6 @@ def evaluate(
     )
 
 
-InferenceConfig = Annotated[
-    Path | None, typer.Option("--config", help="Inference settings; config/inference-config.yaml if not given.")
-]
-UseLitellm = Annotated[
-    bool, typer.Option("--use-litellm", help="Ask the OpenAI-compatible server of section `remote`.")
-]
-
-
 versions = typer.Typer(no_args_is_help=True, help="MIMIC versions: each is a partition of every asset.")
 app.add_typer(versions, name="versions")
 
@@ -290,56 +280,5 @@ def ui(
     start_ui(output_dir or medcode_home(), host, port, config)
 
 
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    config: InferenceConfig = None,
-    output_dir: OutputDir = None,
-    device: Device = None,
-    use_litellm: UseLitellm = False,
-) -> None:
-    """Serve the latest published bundle over HTTP."""
-    from medcode_serving.api.server import serve as serve_api
-
-    flags = _serving_flags(output_dir, device, use_litellm, {"api.host": host, "api.port": port})
-    serve_api(_inference_settings(config, flags))
-
-
-@app.command()
-def predict(
-    text: Annotated[str | None, typer.Option(help="The note itself.")] = None,
-    pdf: Annotated[Path | None, typer.Option(help="A PDF with a text layer.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A text file.")] = None,
-    output: Annotated[Path | None, typer.Option(help="File for the JSON answer; stdout if not given.")] = None,
-    config: InferenceConfig = None,
-    output_dir: OutputDir = None,
-    device: Device = None,
-    use_litellm: UseLitellm = False,
-) -> None:
-    """Predict the codes of one note with the latest published bundle, without a server."""
-    from medcode_assets.commands import predict_once
-
-    flags = _serving_flags(output_dir, device, use_litellm, {})
-    predict_once(_inference_settings(config, flags), text=text, pdf=pdf, file=file, output=output)
-
-
-def _serving_flags(
-    output_dir: Path | None, device: str | None, use_litellm: bool, more: dict[str, Any]
-) -> dict[str, Any]:
-    flags = {
-        **more,
-        "model.home": str(output_dir) if output_dir else None,
-        "device": device,
-        "model.engine": "litellm" if use_litellm else None,
-    }
-    return {key: value for key, value in flags.items() if value is not None}
-
-
-def _inference_settings(config: Path | None, flags: dict[str, Any]) -> Any:
-    from medcode_serving.settings import load_inference_settings
-
-    committed = Path(__file__).resolve().parent.parent / "config" / "inference-config.yaml"
-    if config is None and committed.exists():  # a checkout; an installed package has the same defaults in code
-        config = committed
-    return load_inference_settings(config, **flags)
+app.add_typer(cli_serving.app)
+app.add_typer(cli_serving.keys, name="keys")

@@ -1,6 +1,5 @@
 """What the commands of `medcode` do, once their flags are read."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     from medcode_assets.mimic.sources import MimicVersion
-    from medcode_serving.settings import InferenceSettings
 
 
 def run_stage(
@@ -188,56 +186,6 @@ def start_ui(home: Path, host: str, port: int, config: Path | None) -> None:
         code = process.wait()
     if code > 0:
         raise MedcodeError(f"dagster dev ended with exit code {code}; is port {port} taken?")
-
-
-def predict_once(
-    settings: "InferenceSettings",
-    *,
-    text: str | None,
-    pdf: Path | None,
-    file: Path | None,
-    output: Path | None,
-) -> None:
-    """Predict one note and print the answer, or write it to a file.
-
-    Raises:
-        MedcodeError: not exactly one source was given, it cannot be read, or no bundle is published.
-    """
-    from medcode_serving.predictor import load_predictor
-
-    if output is not None and not output.parent.is_dir():
-        raise MedcodeError(f"--output {output}: there is no folder {output.parent}")
-    note = _read_note(settings, text, pdf, file)
-    answer = load_predictor(settings).predict(note).model_dump(mode="json")
-    rendered = json.dumps(answer, indent=2)
-    if output is None:
-        typer.echo(rendered)
-        return
-    aside = output.with_name(f".{output.name}.new")
-    aside.write_text(rendered + "\n")
-    aside.replace(output)
-
-
-def _read_note(settings: "InferenceSettings", text: str | None, pdf: Path | None, file: Path | None) -> str:
-    from medcode_serving.documents import pdf_to_text
-
-    if sum(source is not None for source in (text, pdf, file)) != 1:
-        raise MedcodeError("predict: give exactly one of --text, --pdf and --file")
-    try:
-        if text is not None:
-            note = text
-        elif file is not None:
-            note = file.read_text(encoding="utf-8")
-        else:
-            assert pdf is not None
-            note = pdf_to_text(pdf.read_bytes(), settings.documents)
-    except OSError as error:
-        raise MedcodeError(f"{pdf or file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise MedcodeError(f"{file}: not a text file in UTF-8; for a PDF use --pdf") from None
-    if not note.strip():
-        raise MedcodeError(f"{'--text' if text is not None else file or pdf}: no text in it")
-    return note
 
 
 def require_assets_extra() -> None:

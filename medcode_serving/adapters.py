@@ -107,6 +107,24 @@ def load_adapted_model(
     """
     if adapter is None:
         return load_base_model(base, dtype)
+    form = check_adapter(adapter, base, base_revision)
+    if form.mode == "full":
+        return load_base_model(adapter, dtype, mend=TRAIN_ANEW)
+    model = _load_dequantized(base, dtype) if form.mode == "qlora" else load_base_model(base, dtype)
+    return with_adapter(model, base, adapter, merge=merge)
+
+
+def check_adapter(adapter: Path, base: Path, base_revision: str | None) -> AdapterForm:
+    """Return the form of an adapter folder that is complete and belongs to a base model.
+
+    Args:
+        adapter: Folder that training wrote.
+        base: Folder of the base model.
+        base_revision: Its revision; None: not known.
+
+    Raises:
+        MedcodeError: a file is missing or no safetensors, or the adapter names another base model.
+    """
     refuse_pickles(adapter)
     form = read_form(adapter)
     if base_revision and form.base_revision not in ("", base_revision):
@@ -115,10 +133,7 @@ def load_adapted_model(
             f"and the base model at {base} has {base_revision[:12]}; take that base model, or {TRAIN_ANEW}"
         )
     _refuse_incomplete(adapter, form.mode)
-    if form.mode == "full":
-        return load_base_model(adapter, dtype, mend=TRAIN_ANEW)
-    model = _load_dequantized(base, dtype) if form.mode == "qlora" else load_base_model(base, dtype)
-    return _with_adapter(model, base, adapter, merge=merge)
+    return form
 
 
 def _refuse_incomplete(adapter: Path, mode: Mode) -> None:
@@ -188,7 +203,18 @@ def _load_dequantized(base: Path, dtype: str) -> "PreTrainedModel":
     return plain
 
 
-def _with_adapter(model: "PreTrainedModel", base: Path, adapter: Path, *, merge: bool) -> "PreTrainedModel":
+def with_adapter(model: "PreTrainedModel", base: Path, adapter: Path, *, merge: bool) -> "PreTrainedModel":
+    """Return a base model with its LoRA adapter, summed into the weights or beside them.
+
+    Args:
+        model: The base model; its tree of modules becomes the adapted model's.
+        base: Where it was loaded from, for messages.
+        adapter: Folder of the adapter.
+        merge: Whether to sum it into the weights.
+
+    Raises:
+        MedcodeError: adapter and base do not belong together.
+    """
     from peft import get_peft_model
     from safetensors import SafetensorError
 

@@ -5,6 +5,7 @@
       adapter/          what was trained, safetensors only, in one of three forms (`medcode_serving.adapters`)
       codes.parquet     system, code, text, description, frequency (`medcode_serving.codes.vocabulary`)
       linear/           optional: the linear baseline (`medcode_serving.engines.linear`)
+      tries/            optional: the codes as the base model's tokenizer writes them (`medcode_serving.decoding`)
       gates.json        whether LATEST may name it, and why not; rewritten whenever that is decided
       gguf/             optional, added later as a whole, with a manifest.json of its own
     bundles/<recipe>/LATEST   names one version
@@ -36,6 +37,7 @@ MANIFEST = "bundle.json"
 ADAPTER = "adapter"
 CODES = "codes.parquet"
 LINEAR = "linear"
+TRIES = "tries"
 GATES = "gates.json"
 GGUF = "gguf"
 LATEST = "LATEST"
@@ -171,11 +173,17 @@ class Bundle:
 
 
 def write_bundle(
-    root: Path, manifest: BundleManifest, *, adapter: Path, codes: Path, linear: Path | None = None
+    root: Path,
+    manifest: BundleManifest,
+    *,
+    adapter: Path,
+    codes: Path,
+    linear: Path | None = None,
+    tries: Path | None = None,
 ) -> Bundle:
     """Write `<root>/<recipe>/<version>` from a manifest (its `files` are filled in here), an adapter and its codes.
 
-    `linear` is the folder of the linear baseline.
+    `linear` is the folder of the linear baseline, `tries` that of `cached_trie`.
 
     Raises:
         MedcodeError: the version exists already, or the adapter holds weights that are not safetensors.
@@ -191,6 +199,8 @@ def write_bundle(
         shutil.copyfile(codes, aside / CODES)
         if linear is not None:
             shutil.copytree(linear, aside / LINEAR)
+        if tries is not None:
+            shutil.copytree(tries, aside / TRIES)
         sealed = manifest.model_copy(update={"files": checksums(aside)})
         (aside / MANIFEST).write_text(sealed.model_dump_json(indent=2))
         aside.chmod(0o755)  # mkdtemp gives 0700, and a bundle is often served by another user
@@ -277,6 +287,12 @@ def latest_version(root: Path, recipe: str) -> str:
         raise MedcodeError(
             f"{root / recipe / LATEST}: no bundle of recipe {recipe!r} is published yet; make one: medcode run"
         ) from None
+
+
+def bundle_versions(root: Path, recipe: str) -> list[str]:
+    """Return the versions of a recipe's bundles, whether published or held back, the newest last."""
+    manifests = sorted((root / recipe).glob(f"*/{MANIFEST}"), key=lambda file: (file.stat().st_mtime, file))
+    return [file.parent.name for file in manifests if not file.parent.name.startswith(".")]
 
 
 def latest_bundle(root: Path, recipe: str) -> Bundle:

@@ -7,3 +7,7 @@ class MedcodeError(Exception):
     The message is one line: it names the thing (file, table, column, row count, id) and the way out, and it never
     quotes clinical text. The command line prints it and exits with 2; the API answers with a problem document.
     """
+
+
+class EngineTimeoutError(MedcodeError):
+    """An engine's server was too slow."""

@@ -4,107 +4,242 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
-
-from medcode_serving.bundle import Bundle, latest_bundle, open_bundle
-from medcode_serving.engines.loading import load_engine
-from medcode_serving.engines.protocol import Engine, Prediction, above_threshold, calibrate
+from medcode_serving.answers import (
+    Evidence,
+    Fallback,
+    ModelIdentity,
+    PredictedCode,
+    PredictionOptions,
+    PredictionResponse,
+)
+from medcode_serving.bundle import Bundle, BundleManifest, latest_bundle, open_bundle
+from medcode_serving.codes.dictionary import Dictionary
+from medcode_serving.codes.vocabulary import Vocabulary
+from medcode_serving.documents import page_of
+from medcode_serving.engines.loading import SharedBases, load_engine, load_linear
+from medcode_serving.engines.protocol import (
+    Engine,
+    NoteOptions,
+    Prediction,
+    ScoredCode,
+    above_threshold,
+    calibrate,
+    never,
+)
 from medcode_serving.errors import MedcodeError
+from medcode_serving.evidence.lexical import LexicalEvidence
+from medcode_serving.evidence.occlusion import occlusion
+from medcode_serving.evidence.spans import Span
 from medcode_serving.settings import GenerationSettings, InferenceSettings
 
+if TYPE_CHECKING:
+    from medcode_serving.engines.linear import LinearEngine
+    from medcode_serving.engines.transformers import TransformersEngine
 
-class PredictedCode(BaseModel):
-    """One code of an answer."""
-
-    system: str = Field(description="icd9cm, icd9pcs, icd10cm, icd10pcs, hcpcs or cpt.", examples=["icd10cm"])
-    code: str = Field(description="With its system's dots.", examples=["E11.9"])
-    description: str | None = Field(examples=["Type 2 diabetes mellitus without complications"])
-    probability: float | None = Field(
-        description="In [0, 1], calibrated on the validation split; null where a remote engine tells none.",
-        examples=[0.93],
-    )
-
-
-class ModelIdentity(BaseModel):
-    """Which bundle answered."""
-
-    recipe: str = Field(examples=["icd"])
-    version: str = Field(examples=["20261120-1"])
-    base_model: str = Field(examples=["embedded"])
-
-
-class PredictionResponse(BaseModel):
-    """The codes of one note and how they came about."""
-
-    codes: list[PredictedCode] = Field(description="Most probable first.")
-    model: ModelIdentity
-    engine: str = Field(
-        description="What predicted: transformers, litellm, linear, untuned_base or frequency_prior.",
-        examples=["transformers"],
-    )
-    threshold: float = Field(description="Codes below this probability were left out.", examples=[0.4])
-    truncated: bool = Field(
-        description="The note was too long and was shortened; its least telling sections were not read."
-    )
-    dropped: int = Field(description="Fragments of the answer that were no codes of the vocabulary.")
-    processing_time_ms: float = Field(description="Time that the engine took for this note.", examples=[41.7])
+DEFAULTS = PredictionOptions()
 
 
 class Predictor:
     """Answers with one bundle; safe for use by several threads, one of which predicts at a time."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, generation: GenerationSettings) -> None:
-        """Take what `load_predictor` loaded; `generation` gives the threshold and `top_k` of requests without."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        generation: GenerationSettings,
+        linear: "LinearEngine | None" = None,
+        *,
+        falls_back: bool = False,
+    ) -> None:
+        """Take what `load_predictor` loaded.
+
+        Args:
+            bundle: What answers.
+            engine: The served engine.
+            generation: What requests leave open.
+            linear: The bundle's linear model: it finds evidence.
+            falls_back: Whether the linear model may answer where the engine cannot.
+        """
         self.bundle = bundle
         self.engine = engine
+        self.fallback = linear if falls_back and engine.name != "linear" else None
+        self._linear = linear
         self.loaded_at = datetime.now(UTC)
+        self._generation = generation
+        self.threshold = self._threshold(engine)
         manifest = bundle.manifest
-        decision = bundle.decision(engine.name)
-        self.threshold = decision.threshold if generation.threshold is None else generation.threshold
-        self._calibration = decision.calibration
-        self._top_k = generation.top_k
-        self._identity = ModelIdentity(
+        self.identity = ModelIdentity(
             recipe=manifest.recipe, version=manifest.version, base_model=manifest.base_model.id
         )
         self._one_at_a_time = threading.Lock()
 
-    def predict(self, note: str, *, threshold: float | None = None, top_k: int | None = None) -> PredictionResponse:
-        """Return the codes of one note. Raises as `predict_batch` does."""
-        return self.predict_batch([note], threshold=threshold, top_k=top_k)[0]
+    @property
+    def manifest(self) -> BundleManifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The codes of the training notes."""
+        return Vocabulary.read(self.bundle.codes)
+
+    @cached_property
+    def dictionary(self) -> Dictionary:
+        """Every code that the bundle knows; read when first asked for."""
+        return Dictionary.read(self.bundle)
+
+    @cached_property
+    def lexical_evidence(self) -> LexicalEvidence:
+        """What finds the words of the codes in a note; made when first asked for."""
+        descriptions = {(code.system, code.code): code.description for code in self.dictionary.codes}
+        return LexicalEvidence(None if self._linear is None else self._linear.model, descriptions)
+
+    def close(self) -> None:
+        """Give up what the engines hold in memory; nothing is answered any more."""
+        self.engine.close()
+        if self._linear is not None:
+            self._linear.close()
+
+    def predict(
+        self, note: str, options: PredictionOptions = DEFAULTS, *, pages: Sequence[int] | None = None
+    ) -> PredictionResponse:
+        """Return the codes of one note, of a PDF with `pages` as in its document. Raises as `predict_batch` does."""
+        return self._predict_batch([note], options, pages, None)[0]
 
     def predict_batch(
         self,
         notes: Sequence[str],
+        options: PredictionOptions = DEFAULTS,
         *,
-        threshold: float | None = None,
-        top_k: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[PredictionResponse]:
         """Return the codes of each note, in order; a note's processing time is its share of the whole.
 
         Args:
             notes: Raw text.
-            threshold: Least probability; None takes the settings', or else the bundle's.
-            top_k: Most codes a note; None takes the settings'.
+            options: For all of them.
             on_progress: Is told how many more notes are done.
 
         Raises:
-            MedcodeError: the engine cannot answer, or a note is no valid Unicode.
+            MedcodeError: the engine cannot answer, a note is no valid Unicode, or one is too long and the options
+                refuse those.
         """
+        return self._predict_batch(notes, options, None, on_progress)
+
+    def _predict_batch(
+        self,
+        notes: Sequence[str],
+        options: PredictionOptions,
+        pages: Sequence[int] | None,
+        on_progress: Callable[[int], None] | None,
+    ) -> list[PredictionResponse]:
         for number, note in enumerate(notes, start=1):
             if not is_unicode(note):
                 raise MedcodeError(f"note {number} of {len(notes)} is no valid Unicode text; save it in UTF-8")
-        least = self.threshold if threshold is None else threshold
         with self._one_at_a_time:
             start = time.perf_counter()
-            predictions = self.engine.predict(notes, on_progress=on_progress)
+            predictions = self.engine.predict(
+                notes, options=[self.note_options(options)] * len(notes), on_progress=on_progress
+            )
+            found = [self.select(prediction, options) for prediction in predictions]
+            spans = [self.find_evidence(note, codes, options) for note, codes in zip(notes, found, strict=True)]
             milliseconds = (time.perf_counter() - start) * 1000 / max(1, len(notes))
-        return [self._response(prediction, least, top_k or self._top_k, milliseconds) for prediction in predictions]
+        for number, prediction in enumerate(predictions, start=1):
+            if prediction.outcome == "too_long":
+                raise MedcodeError(
+                    f"note {number} of {len(notes)} is longer than the model reads at once; allow long_notes "
+                    "`shorten` or `windows`"
+                )
+        return [
+            self.respond(note, prediction, codes, options, milliseconds, spans=evidence, pages=pages)
+            for note, prediction, codes, evidence in zip(notes, predictions, found, spans, strict=True)
+        ]
 
-    def _response(
-        self, prediction: Prediction, threshold: float, top_k: int | None, milliseconds: float
+    def note_options(self, options: PredictionOptions, ended: Callable[[], bool] = never) -> NoteOptions:
+        """Return what the options of a request mean for the engine."""
+        return NoteOptions(
+            max_codes=options.max_codes,
+            constrained=options.constrained,
+            long_notes=options.long_notes,
+            ended=ended,
+        )
+
+    def select(
+        self, prediction: Prediction, options: PredictionOptions, engine: Engine | None = None
+    ) -> tuple[ScoredCode, ...]:
+        """Return the calibrated codes at or above the threshold, most probable first.
+
+        Args:
+            prediction: What an engine answered.
+            options: Threshold and `top_k` of the request, if it has any.
+            engine: Which engine; None: the served one.
+        """
+        engine = engine or self.engine
+        least = self._threshold(engine) if options.threshold is None else options.threshold
+        calibrated = calibrate(prediction, self.bundle.decision(engine.name).calibration)
+        return above_threshold(calibrated, least, options.top_k or self._generation.top_k)
+
+    def find_evidence(
+        self, note: str, codes: Sequence[ScoredCode], options: PredictionOptions
+    ) -> list[list[Span]] | None:
+        """Return the spans of a note that support each code; None if none were asked for.
+
+        `occlusion` asks the engine, and so belongs on the thread that predicts; `lexical` may run anywhere.
+
+        Raises:
+            MedcodeError: the engine cannot say how likely given codes are.
+        """
+        if options.evidence == "none":
+            return None
+        names = [(code.system, code.code) for code in codes]
+        if options.evidence == "lexical":
+            return self.lexical_evidence.find(note, names)
+        return occlusion(self.occludable(), note, names) if names else []
+
+    def occludable(self) -> "TransformersEngine":
+        """Return the engine if it can tell how likely given codes are.
+
+        Raises:
+            MedcodeError: it cannot.
+        """
+        from medcode_serving.engines.transformers import TransformersEngine
+
+        if not isinstance(self.engine, TransformersEngine):
+            raise MedcodeError(
+                f"evidence by occlusion needs a language model on this machine, and engine {self.engine.name!r} is "
+                "served; ask for `lexical`"
+            )
+        return self.engine
+
+    def respond(
+        self,
+        note: str,
+        prediction: Prediction,
+        codes: Sequence[ScoredCode],
+        options: PredictionOptions,
+        milliseconds: float,
+        *,
+        spans: Sequence[Sequence[Span]] | None = None,
+        pages: Sequence[int] | None = None,
+        fallback: Fallback | None = None,
     ) -> PredictionResponse:
+        """Return the answer to one note.
+
+        Args:
+            note: The submitted text.
+            prediction: What the engine answered.
+            codes: Those of its codes that `select` kept.
+            options: Of the request.
+            milliseconds: That it took.
+            spans: Evidence of each code; None if none was asked for.
+            pages: Where the pages of a PDF begin in the text.
+            fallback: Why the fallback answered, if it did.
+        """
+        engine = self.engine if fallback is None or self.fallback is None else self.fallback
+        evidence = [None] * len(codes) if spans is None else [_evidence(note, found, pages) for found in spans]
         return PredictionResponse(
             codes=[
                 PredictedCode(
@@ -112,16 +247,42 @@ class Predictor:
                     code=code.code,
                     description=code.description,
                     probability=code.probability,
+                    confidence=code.confidence,
+                    support=code.support,
+                    evidence=found,
                 )
-                for code in above_threshold(calibrate(prediction, self._calibration), threshold, top_k)
+                for code, found in zip(codes, evidence, strict=True)
             ],
-            model=self._identity,
-            engine=self.engine.name,
-            threshold=threshold,
+            model=self.identity,
+            engine=engine.name,
+            fallback=fallback,
+            threshold=self._threshold(engine) if options.threshold is None else options.threshold,
+            constrained=options.constrained,
             truncated=prediction.truncated,
+            windows=prediction.windows,
             dropped=prediction.dropped,
+            evidence_method=options.evidence,
             processing_time_ms=round(milliseconds, 3),
         )
+
+    def _threshold(self, engine: Engine) -> float:
+        """Return the least probability of a code where a request names none; the settings' is for the served engine."""
+        if self._generation.threshold is not None and engine is self.engine:
+            return self._generation.threshold
+        return self.bundle.decision(engine.name).threshold
+
+
+def _evidence(note: str, spans: Sequence[Span], pages: Sequence[int] | None) -> list[Evidence]:
+    return [
+        Evidence(
+            start=span.start,
+            end=span.end,
+            text=note[span.start : span.end],
+            score=round(span.score, 4),
+            page=None if pages is None else page_of(pages, span.start),
+        )
+        for span in spans
+    ]
 
 
 def is_unicode(text: str) -> bool:
@@ -133,14 +294,31 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def load_predictor(settings: InferenceSettings) -> Predictor:
-    """Open and verify the bundle that the settings name, and load its engine.
+def load_predictor(
+    settings: InferenceSettings,
+    recipe: str | None = None,
+    version: str | None = None,
+    shared_bases: SharedBases | None = None,
+) -> Predictor:
+    """Open and verify a bundle, and load the engine that the settings ask for.
+
+    Args:
+        settings: Which engine, and where bundles lie.
+        recipe: Whose bundle; None: the first one of the settings.
+        version: Which bundle of the recipe; None: the one that LATEST, or `model.bundle`, names.
+        shared_bases: Base models that several adapters share; None: the engine loads its own.
 
     Raises:
         MedcodeError: no bundle is published, it was changed, or its engine cannot be loaded.
     """
-    if settings.model.bundle is not None:
+    recipe = recipe or settings.model.recipes[0]
+    bundles = settings.home / "bundles"
+    if version is not None:
+        bundle = open_bundle(bundles / recipe / version)
+    elif settings.model.bundle is not None and recipe == settings.model.recipes[0]:
         bundle = open_bundle(settings.model.bundle)
     else:
-        bundle = latest_bundle(settings.home / "bundles", settings.model.recipe)
-    return Predictor(bundle, load_engine(bundle, settings, settings.home / "base_models"), settings.generation)
+        bundle = latest_bundle(bundles, recipe)
+    engine = load_engine(bundle, settings, settings.home / "base_models", shared_bases)
+    falls_back = settings.model.fallback == "linear"
+    return Predictor(bundle, engine, settings.generation, load_linear(bundle), falls_back=falls_back)

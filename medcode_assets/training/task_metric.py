@@ -62,7 +62,7 @@ def micro_f1(model: Any, trie: Any, notes: TokenFile, max_codes: int, pad: int, 
         pad: Padding token.
         seconds: After which no other batch of notes is begun.
     """
-    from medcode_serving.engines.transformers import write_answers
+    from medcode_serving.engines.generation import write_answers
 
     started = time.monotonic()
     right = predicted = asked = done = 0

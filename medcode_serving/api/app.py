@@ -1,66 +1,104 @@
 """The application factory."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
-import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 
-from medcode_serving.api import model, predictions
+from medcode_serving.api import admin, batches, browsers, codes, health, metrics, model, openai, page, predictions
+from medcode_serving.api.audit import AuditLog
 from medcode_serving.api.body_limit import BodyLimit
+from medcode_serving.api.keys import KeyRing
+from medcode_serving.api.metrics import Metrics
 from medcode_serving.api.problems import describe_problems, install_handlers, problem_responses
+from medcode_serving.api.rate_limits import RateLimits
 from medcode_serving.api.request_log import RequestLog
 from medcode_serving.api.service import Service
-from medcode_serving.errors import MedcodeError
-from medcode_serving.predictor import Predictor, load_predictor
+from medcode_serving.note_queue import NoteQueue
+from medcode_serving.predictor import load_predictor
+from medcode_serving.served_models import Loader, ServedModels
 from medcode_serving.settings import InferenceSettings
 
 logger = logging.getLogger(__name__)
 
+DESCRIPTION = """
+Clinical text in, medical codes out. **Not for clinical use**: codes must be checked by a professional coder.
 
-def create_app(
-    settings: InferenceSettings, predictor_factory: Callable[[InferenceSettings], Predictor] = load_predictor
-) -> FastAPI:
-    """Return the application; it loads its bundle when it starts.
+Errors are problem documents (RFC 9457) with a request id; none repeats the note.
+"""
 
-    Without a usable bundle it starts all the same: /health tells the reason and predictions answer 503.
+
+def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> FastAPI:
+    """Return the application; it loads its bundles when it starts.
+
+    Without a usable bundle it starts all the same: /health tells the reason, predictions answer 503, and a bundle that
+    is published later is loaded then.
+
+    Raises:
+        MedcodeError: the keys, the rate limit or the audit file of the settings are not usable.
     """
+    meters = Metrics()
+    keys = KeyRing.load(settings.api.keys_file)
+    rate_limits = RateLimits(settings.api.rate_limit)
+    audit = AuditLog(settings.logging.audit_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = await anyio.to_thread.run_sync(_start, settings, predictor_factory)
-        yield
+        queue = NoteQueue(
+            max_notes=settings.queue.max_notes,
+            batch_size=settings.generation.batch_size,
+            gather_ms=settings.queue.gather_ms,
+            on_change=meters.queue_changed,
+            on_batch=meters.batch_done,
+        )
+        models = ServedModels(settings, queue, load=load, on_attempt=meters.load_attempted)
+        gpu_available = await anyio.to_thread.run_sync(_gpu_available)
+        app.state.service = Service(
+            settings,
+            models,
+            queue,
+            metrics=meters,
+            keys=keys,
+            rate_limits=rate_limits,
+            audit=audit,
+            gpu_available=gpu_available,
+        )
+        await models.load_all()
+        watching = asyncio.create_task(models.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await anyio.to_thread.run_sync(queue.close)
+            audit.close()
 
     app = FastAPI(
         title="medcode",
         version=version("medcode"),
         summary="Clinical text in, medical codes out. Not for clinical use.",
+        description=DESCRIPTION,
         lifespan=lifespan,
         responses=problem_responses(500),
     )
     install_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
-    app.add_middleware(RequestLog)  # added last is outermost
-    app.include_router(model.router)
-    app.include_router(predictions.router)
+    browsers.install(app, settings.api)
+    app.add_middleware(RequestLog, metrics=meters)  # added last is outermost
+    for router in (health, model, predictions, batches, codes, openai, admin, metrics):
+        app.include_router(router.router)
+    if settings.api.ui:
+        app.include_router(page.router)
     describe_problems(app)
     return app
 
 
-def _start(settings: InferenceSettings, predictor_factory: Callable[[InferenceSettings], Predictor]) -> Service:
+def _gpu_available() -> bool:
     import torch
 
-    predictor, reason = None, None
-    try:
-        predictor = predictor_factory(settings)
-    except MedcodeError as error:
-        reason = str(error)
-        logger.warning("no model: %s", reason)
-    else:
-        manifest = predictor.bundle.manifest
-        logger.info("serving %s %s with engine %s", manifest.recipe, manifest.version, predictor.engine.name)
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return Service(settings, predictor, reason, gpu, anyio.CapacityLimiter(1))
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -3,6 +3,9 @@
 FastAPI's own `max_body_size` answers in plain text, around the problem documents and the request log.
 """
 
+from collections.abc import Collection
+
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,13 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class BodyLimit:
     """Innermost middleware: raises 413 inside the handler, where it becomes a problem document."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, streamed_paths: Collection[str] = ()) -> None:
+        """Take the most bytes of a body, and the paths whose handlers read one piece by piece, without limit."""
         self._app = app
         self._max_bytes = max_bytes
+        self._streamed_paths = frozenset(streamed_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or get_route_path(scope) in self._streamed_paths:
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")

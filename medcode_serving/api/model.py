@@ -1,31 +1,25 @@
-"""Routes that tell what is served: /health and /model."""
+"""The route that tells what is served: /model."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from medcode_serving.api.health import LastReload
+from medcode_serving.api.keys import require
 from medcode_serving.api.problems import problem_responses
 from medcode_serving.api.service import Service, current_service
 from medcode_serving.bundle import BaseModelRef, DecodingSettings, Metric
 
-router = APIRouter(tags=["model"])
-
-
-class Health(BaseModel):
-    """Whether the service can predict."""
-
-    status: Literal["ok", "no_model"]
-    model_loaded: bool
-    gpu_available: bool
-    reason: str | None = Field(default=None, description="Why no model is loaded.")
+router = APIRouter(tags=["model"], dependencies=[Depends(require("predict"))])
 
 
 class ModelCard(BaseModel):
     """What the served bundle is, and where it came from."""
 
     recipe: str = Field(examples=["icd"])
+    recipes: list[str] = Field(description="All that are served; the first answers requests that name none.")
     version: str
     created_at: datetime
     base_model: BaseModelRef
@@ -34,31 +28,30 @@ class ModelCard(BaseModel):
     split_hash: str
     metrics: list[Metric]
     threshold: float = Field(description="In force for requests without their own.")
+    calibration: str = Field(description="How probabilities are calibrated: none, temperature or isotonic.")
+    vocabulary: int = Field(description="Codes of the training notes.")
     decoding: DecodingSettings
     code_version: str
     engine: str
+    fallback: str | None = Field(description="What answers when the engine fails or is too slow.")
     loaded_at: datetime
+    previous_version: str | None = Field(description="What a rollback without a version would go back to.")
+    pinned: bool = Field(description="Rolled back by hand: LATEST is not followed.")
+    last_reload: LastReload | None
 
 
-@router.get("/health")
-async def health(service: Annotated[Service, Depends(current_service)]) -> Health:
-    """Tell whether a model is loaded; answers 200 either way."""
-    loaded = service.predictor is not None
-    return Health(
-        status="ok" if loaded else "no_model",
-        model_loaded=loaded,
-        gpu_available=service.gpu_available,
-        reason=service.reason,
-    )
-
-
-@router.get("/model", responses=problem_responses(503))
-async def model_card(service: Annotated[Service, Depends(current_service)]) -> ModelCard:
-    """Describe the served bundle."""
-    predictor = service.loaded()
-    manifest = predictor.bundle.manifest
+@router.get("/model", responses=problem_responses(401, 403, 404, 503))
+async def model_card(
+    service: Annotated[Service, Depends(current_service)],
+    recipe: Annotated[str | None, Query(max_length=100, description="The first one served if not given.")] = None,
+) -> ModelCard:
+    """Describe a served bundle."""
+    predictor = service.predictor(recipe)
+    model = service.models.by_recipe[service.recipe(recipe)]
+    manifest = predictor.manifest
     return ModelCard(
         recipe=manifest.recipe,
+        recipes=list(service.models.by_recipe),
         version=manifest.version,
         created_at=manifest.created_at,
         base_model=manifest.base_model,
@@ -67,8 +60,14 @@ async def model_card(service: Annotated[Service, Depends(current_service)]) -> M
         split_hash=manifest.data.split_hash,
         metrics=list(manifest.metrics),
         threshold=predictor.threshold,
+        calibration=predictor.bundle.decision(predictor.engine.name).calibration.method,
+        vocabulary=len(predictor.vocabulary),
         decoding=manifest.decoding,
         code_version=manifest.provenance.code_version,
         engine=predictor.engine.name,
+        fallback=None if predictor.fallback is None else predictor.fallback.name,
         loaded_at=predictor.loaded_at,
+        previous_version=model.previous_version,
+        pinned=model.pinned,
+        last_reload=None if model.last_attempt is None else LastReload.of(model.last_attempt),
     )

@@ -1,37 +1,38 @@
-"""Routes that predict: /predict and /predict/pdf."""
+"""Routes that predict one note: /predict and /predict/pdf."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, UploadFile
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from fastapi import APIRouter, Depends, Form, Request, UploadFile
+from pydantic import ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from medcode_serving.answers import PredictionOptions, PredictionResponse
+from medcode_serving.api.connection import while_connected
+from medcode_serving.api.keys import require
 from medcode_serving.api.problems import problem_responses
+from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
-from medcode_serving.documents import read_pdf
-from medcode_serving.predictor import PredictionResponse, is_unicode
+from medcode_serving.documents import DocumentError, read_pdf
+from medcode_serving.predictor import is_unicode
 
-router = APIRouter(prefix="/predict", tags=["predictions"])
-
-Threshold = Annotated[
-    float | None, Field(ge=0, le=1, description="Least probability of a code; the model's own if not given.")
-]
-TopK = Annotated[int | None, Field(ge=1, description="Codes that the answer has at most.")]
+router = APIRouter(
+    prefix="/predict", tags=["predictions"], dependencies=[Depends(require("predict")), Depends(check_rate)]
+)
 
 
-class PredictionRequest(BaseModel):
+class PredictionRequest(PredictionOptions):
     """One note."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"text": "Type 2 diabetes, hypertension. No fever.", "threshold": 0.5, "top_k": 10}]
+            "examples": [
+                {"text": "Type 2 diabetes, hypertension. No fever.", "top_k": 10, "evidence": "lexical"},
+            ]
         },
     )
 
     text: str = Field(description="The note, as it is.")
-    threshold: Threshold = None
-    top_k: TopK = None
 
     @field_validator("text")
     @classmethod
@@ -43,27 +44,56 @@ class PredictionRequest(BaseModel):
         return text
 
 
-@router.post("", responses=problem_responses(413, 422, 503))
+class PdfRequest(PredictionOptions):
+    """A PDF and the options, as a form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile = Field(description="The PDF.")
+    include_text: bool = Field(default=False, description="Whether the answer has the text that was read.")
+
+
+class PdfPredictionResponse(PredictionResponse):
+    """The codes of one PDF."""
+
+    pages: int = Field(description="Pages of the PDF.")
+    text: str | None = Field(
+        default=None,
+        description="The text that was read, which the evidence's offsets count in; null if not asked for.",
+    )
+
+
+@router.post("", responses=problem_responses(401, 403, 404, 413, 422, 429, 503, 504))
 async def predict(
-    request: PredictionRequest, service: Annotated[Service, Depends(current_service)]
+    body: PredictionRequest, request: Request, service: Annotated[Service, Depends(current_service)]
 ) -> PredictionResponse:
     """Predict the codes of a note."""
-    return await service.predict(request.text, request.threshold, request.top_k)
+    return await while_connected(request, service.predict(request, body.text, body))
 
 
-@router.post("/pdf", responses=problem_responses(400, 413, 415, 422, 503, 504))
+@router.post("/pdf", responses=problem_responses(400, 401, 403, 404, 413, 415, 422, 429, 503, 504))
 async def predict_pdf(
-    file: UploadFile,
+    form: Annotated[PdfRequest, Form(media_type="multipart/form-data")],
+    request: Request,
     service: Annotated[Service, Depends(current_service)],
-    threshold: Annotated[Threshold, Form()] = None,
-    top_k: Annotated[TopK, Form()] = None,
-) -> PredictionResponse:
+) -> PdfPredictionResponse:
     """Predict the codes of a PDF's text layer.
 
     A PDF without text (a scan), encrypted, damaged or too long is refused with a problem that says so.
     """
-    service.loaded()
+    service.predictor(form.recipe)  # no use reading a PDF for nobody
+    return await while_connected(request, _predict_pdf(form, request, service))
+
+
+async def _predict_pdf(form: PdfRequest, request: Request, service: Service) -> PdfPredictionResponse:
     limits = service.settings.documents
-    data = await file.read(limits.max_bytes + 1)
-    text = await read_pdf(data, limits)
-    return await service.predict(text, threshold, top_k)
+    try:
+        document = await read_pdf(await form.file.read(limits.max_bytes + 1), limits)
+    except DocumentError as error:
+        service.metrics.pdf.labels(error.kind).inc()
+        raise
+    service.metrics.pdf.labels("text").inc()
+    answer = await service.predict(request, document.text, form, pages=document.pages)
+    return PdfPredictionResponse(
+        **dict(answer), pages=len(document.pages), text=document.text if form.include_text else None
+    )

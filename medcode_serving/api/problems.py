@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problem documents, none of which quotes what was sent."""
 
+import math
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -17,8 +19,10 @@ MEDIA_TYPE = "application/problem+json"
 DOCUMENT_STATUS = {"too_big": 413, "not_a_pdf": 415, "timeout": 504}
 """Status by kind of a document error; every other kind is 422."""
 
-KNOWN_FIELDS = {"body", "query", "path", "header", "text", "file", "threshold", "top_k"}
-"""Names that may be repeated in an error; another key of the body may be a piece of the note."""
+REQUEST_PARTS = frozenset({"body", "query", "path", "header", "cookie"})
+
+_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 
 class InvalidField(BaseModel):
@@ -42,49 +46,89 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """Ends a request with a problem document."""
+    """Ends a request with a problem document.
 
-    def __init__(self, status: int, kind: str, detail: str) -> None:
+    Args:
+        status: HTTP status.
+        kind: Last part of the document's `type`.
+        detail: One sentence for the client; never quotes the note.
+        headers: Further headers of the response.
+        retry_after: Seconds until the client may try again; the header is in whole seconds, at least 1.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.kind = kind
         self.detail = detail
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI should say about these error statuses."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        responses[status] = {"description": HTTPStatus(status).phrase, "content": _CONTENT}
+        if status in (429, 503):
+            responses[status]["headers"] = _RETRY_AFTER
+    return responses
 
 
 def describe_problems(app: FastAPI) -> None:
-    """Add the schema that `problem_responses` refers to; FastAPI's `model=` would promise application/json."""
+    """Let OpenAPI describe problem documents; FastAPI's `model=` would promise application/json.
+
+    Adds the schema that `problem_responses` refers to, and replaces what FastAPI says of every 422, which
+    `install_handlers` answers with a problem document.
+    """
     describe_routes = app.openapi
 
     def openapi() -> dict[str, Any]:
         description = describe_routes()
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas = description.setdefault("components", {}).setdefault("schemas", {})
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+        for path in description.get("paths", {}).values():
+            for operation in path.values():
+                if "422" in operation["responses"]:
+                    operation["responses"] |= {"422": problem_responses(422)[422]}
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
 def problem_response(
-    status: int, kind: str, detail: str, request_id: str, errors: list[InvalidField] | None = None
+    status: int,
+    kind: str,
+    detail: str,
+    request_id: str,
+    errors: list[InvalidField] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return the response for one problem."""
     problem = Problem(
         type=f"urn:medcode:problem:{kind}",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        # Half of a surrogate pair, as in a recipe's name that a detail repeats, could not be sent as UTF-8.
+        detail=detail.encode(errors="replace").decode(),
         instance=f"urn:medcode:request:{request_id}",
         request_id=request_id,
         errors=errors,
     )
-    return JSONResponse(problem.model_dump(exclude_none=True), status_code=status, media_type=MEDIA_TYPE)
+    content = problem.model_dump(exclude_none=True)
+    return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -92,7 +136,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ProblemError)
     async def on_problem(request: Request, error: ProblemError) -> JSONResponse:
-        return problem_response(error.status, error.kind, error.detail, request.state.request_id)
+        return problem_response(error.status, error.kind, error.detail, request.state.request_id, headers=error.headers)
 
     @app.exception_handler(DocumentError)
     async def on_document(request: Request, error: DocumentError) -> JSONResponse:
@@ -105,23 +149,43 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            InvalidField(
-                loc=[part if isinstance(part, int) or part in KNOWN_FIELDS else "(unknown)" for part in wrong["loc"]],
-                msg=wrong["msg"],
-                type=wrong["type"],
-            )
-            for wrong in error.errors()
-        ]
-        return problem_response(
-            422, "invalid_request", "the request is not as described in /docs", request.state.request_id, errors
-        )
+        names = _documented_names(request.app)
+        errors = [_invalid_field(wrong, names) for wrong in error.errors()]
+        detail = "the request is not as described in /docs"
+        return problem_response(422, "invalid_request", detail, request.state.request_id, errors)
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
-        response = problem_response(
-            status.value, f"http_{status.value}", status.description or status.phrase, request.state.request_id
+        return problem_response(
+            status.value,
+            f"http_{status.value}",
+            status.description or status.phrase,
+            request.state.request_id,
+            headers=error.headers,
         )
-        response.headers.update(error.headers or {})
-        return response
+
+
+def _invalid_field(wrong: Mapping[str, Any], names: frozenset[str]) -> InvalidField:
+    """Return one of pydantic's errors without what was sent: another key of a body may be a piece of the note."""
+    loc = [part if isinstance(part, int) or part in names else "(unknown)" for part in wrong["loc"]]
+    # The only one of pydantic's messages that quotes a whole value.
+    msg = "Input should have one of the expected tags" if wrong["type"] == "union_tag_invalid" else wrong["msg"]
+    return InvalidField(loc=loc, msg=msg, type=wrong["type"])
+
+
+def _documented_names(app: FastAPI) -> frozenset[str]:
+    """Return the names that an error may repeat: those of all fields and parameters in /openapi.json."""
+    if not hasattr(app.state, "documented_names"):
+        app.state.documented_names = REQUEST_PARTS | set(_names(app.openapi()))
+    names: frozenset[str] = app.state.documented_names
+    return names
+
+
+def _names(description: dict[str, Any]) -> Iterator[str]:
+    for schema in description["components"]["schemas"].values():
+        yield from schema.get("properties", {})
+    for path in description.get("paths", {}).values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                yield parameter["name"]

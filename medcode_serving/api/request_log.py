@@ -9,19 +9,26 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medcode_serving.api.connection import CLIENT_GONE, ClientGoneError
+from medcode_serving.api.metrics import Metrics
 from medcode_serving.api.problems import problem_response
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _GIVEN_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """Outermost middleware: request id, `Cache-Control: no-store`, the log line, and a 500 for what nobody foresaw."""
+    """Around all but the headers for browsers: request id, `no-store`, the log line, and a 500 for what nobody foresaw.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Nothing that a client makes up reaches log or metrics: the route is its pattern, other methods are "(other)".
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics | None = None) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -45,15 +52,27 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_identified)
+        except ClientGoneError:
+            status = CLIENT_GONE
+            if self._metrics is not None:
+                self._metrics.rejected.labels("disconnected").inc()
         except Exception as error:  # noqa: BLE001 - its text may quote the note, so it must not reach the server's log
             logger.error("request_id=%s %s at %s", request_id, type(error).__name__, _place(error))  # noqa: TRY400
             if status is None:
                 detail = "medcode failed; its log names the place under this request id"
                 await problem_response(500, "internal", detail, request_id)(scope, receive, send_identified)
+        finally:
+            self._record(scope, request_id, status, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, request_id: str, status: int | None, seconds: float) -> None:
         # The route's pattern, not the path, which may hold anything.
         route = getattr(scope.get("route"), "path", "(unknown)")
-        milliseconds = (time.perf_counter() - start) * 1000
-        logger.info("request_id=%s %s %s %s %.1f ms", request_id, scope["method"], route, status, milliseconds)
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        answered = "(none)" if status is None else str(status)  # none: the server was stopped
+        logger.info("request_id=%s %s %s %s %.1f ms", request_id, method, route, answered, seconds * 1000)
+        if self._metrics is not None:
+            self._metrics.requests.labels(method, route, answered).inc()
+            self._metrics.request_seconds.labels(route).observe(seconds)
 
 
 def _place(error: BaseException) -> str:

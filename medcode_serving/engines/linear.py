@@ -21,7 +21,7 @@ class LinearEngine:
     def __init__(self, model: "LinearModel") -> None:
         from medcode_serving.linear.text import WordTable
 
-        self._model = model
+        self.model = model
         self._words = WordTable()
 
     @classmethod
@@ -55,8 +55,8 @@ class LinearEngine:
 
     def _predict_one(self, note: str) -> Prediction:
         features = self._words.features(self._words.encode(note))
-        codes, probabilities = self._model.probabilities(features)
-        rows = [self._model.codes[code] for code in codes[:DEPTH].tolist()]
+        codes, probabilities = self.model.probabilities(features)
+        rows = [self.model.codes[code] for code in codes[:DEPTH].tolist()]
         return Prediction(
             tuple(
                 ScoredCode(row.system, row.code, row.description, probability)

@@ -3,29 +3,41 @@
 Notes go to a host only if it is this machine or the settings name it.
 """
 
-import ipaddress
 import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
+from typing import Any, Literal
 
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.decoding import parse_codes
-from medcode_serving.engines.protocol import Prediction, ScoredCode
-from medcode_serving.errors import MedcodeError
+from medcode_serving.engines.constraints import CodeLanguage
+from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Prediction, ScoredCode
+from medcode_serving.engines.remote_hosts import direct_client, refuse_remote_host, served_by
+from medcode_serving.errors import EngineTimeoutError, MedcodeError
 from medcode_serving.prompts import PromptTemplate
 from medcode_serving.settings import RemoteSettings
+
+logger = logging.getLogger(__name__)
+
+CONSTRAINT_OF: dict[str | None, Literal["grammar", "regex"]] = {"llamacpp": "grammar", "vllm": "regex"}
+"""What a server understands, by what it says that it is."""
+
+_TOO_LONG = re.compile(r"context|maximum model length|max_model_len|too long", re.IGNORECASE)
+"""How servers refuse a prompt for its length, besides those that LiteLLM knows."""
 
 
 class LiteLLMEngine:
     """Asks for a completion of the same prompt that training used, and keeps the codes of the vocabulary.
 
-    A code's probability is the product of the probabilities of its tokens if the server tells them, else None. The
-    server cannot be held to the vocabulary: what is no code of it is counted as dropped.
+    Servers that can are held to lists of valid codes; whatever they write is parsed and validated, and what is no code
+    is counted as dropped. A code's probability is the product of the probabilities of its tokens if the server tells
+    them, else None: not renormalised over what was allowed, as `TransformersEngine`'s is. Notes go whole: how many
+    tokens they have only the server knows.
     """
 
     name = "litellm"
@@ -41,66 +53,173 @@ class LiteLLMEngine:
         if not remote.model or not remote.api_base:
             raise MedcodeError("the litellm engine needs remote.model and remote.api_base; set both")
         self._host = refuse_remote_host(remote.api_base, remote.allowed_hosts)
-        _go_around_proxies(self._host)
+        self._api_base = remote.api_base
+        self._api_key = os.environ.get("MEDCODE_REMOTE_API_KEY", "none")
         self._vocabulary = vocabulary
         self._prompt = prompt
         self._decoding = decoding
         self._remote = remote
+        # A chat template ends where it likes: with a space or without.
+        texts = [code.text for code in vocabulary.codes]
+        self._language = CodeLanguage(texts, leading_space=remote.protocol == "completions")
+        self._constraint = None if remote.constraint == "auto" else remote.constraint
+        self._http = direct_client(remote.timeout_s)
+        self._pool = ThreadPoolExecutor(remote.concurrency, thread_name_prefix="medcode-remote")
 
-    def predict(self, notes: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
-        """Ask for one answer after the other.
+    def predict(
+        self,
+        notes: Sequence[str],
+        *,
+        options: Sequence[NoteOptions] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
+        """Ask for `remote.concurrency` answers at a time.
+
+        A note's `ended` is asked before it is sent; a server is not interrupted. At the first failure, notes that were
+        not sent yet are given up.
 
         Raises:
-            MedcodeError: the server is away, too slow, or refuses; the message never quotes what it said.
+            EngineTimeoutError: the server was too slow.
+            MedcodeError: the server is away or refuses, or reads less at once than a note that may not be refused has;
+                the message never quotes what it said.
         """
-        predictions = []
-        for note in notes:
-            predictions.append(self._predict_one(note))
-            if on_progress:
-                on_progress(1)
-        return predictions
+        chosen = options or [DEFAULT_OPTIONS] * len(notes)
+        extras = self._extras(chosen)
+        futures = [
+            self._pool.submit(self._predict_one, note, option, extra)
+            for note, option, extra in zip(notes, chosen, extras, strict=True)
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                if on_progress:
+                    on_progress(1)
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
 
-    def _predict_one(self, note: str) -> Prediction:
-        choice = self._complete(self._prompt.render(note))
-        answer = choice.text or ""
+    def close(self) -> None:
+        """Let go of the server; what was sent is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._http.close()
+
+    def _extras(self, options: Sequence[NoteOptions]) -> list[dict[str, Any]]:
+        """Return what is sent beside the standard fields, for each note."""
+        kind = self._constraint_kind() if any(option.constrained for option in options) else "none"
+        by_limit: dict[int, dict[str, Any]] = {}
+        for limit in {self._limit(option) for option in options}:
+            if kind == "grammar":
+                by_limit[limit] = {"grammar": self._language.grammar(limit)}
+            elif kind == "regex":
+                by_limit[limit] = {"structured_outputs": {"regex": self._language.regex(limit)}}
+        # llama.cpp's default penalty would punish the digits of a second code.
+        plain = {"repeat_penalty": 1.0}
+        return [plain | by_limit.get(self._limit(option), {}) if option.constrained else plain for option in options]
+
+    def _limit(self, options: NoteOptions) -> int:
+        return min(options.max_codes or self._decoding.max_codes, self._decoding.max_codes)
+
+    def _constraint_kind(self) -> str:
+        """Return the constraint that the server takes; it is asked until it has told once."""
+        if self._constraint is None:
+            try:
+                server = served_by(self._http, self._api_base, self._api_key)
+            except MedcodeError as error:
+                logger.warning("%s; answers are not held to valid codes; set remote.constraint", error)
+                return "none"
+            self._constraint = CONSTRAINT_OF.get(server, "none")
+        return self._constraint
+
+    def _predict_one(self, note: str, options: NoteOptions, extra: dict[str, Any]) -> Prediction:
+        if options.ended():
+            return Prediction((), outcome="ended")
+        choice = self._complete(self._prompt.render(note), extra)
+        if choice is None:
+            if options.long_notes == "refuse":
+                return Prediction((), outcome="too_long")
+            raise MedcodeError(
+                f"the server at {self._host} reads less at once than a note has; start it with a longer context "
+                "(llama-server -c, vllm --max-model-len), or ask with long_notes: refuse"
+            )
+        return self._parsed(choice, self._limit(options))
+
+    def _parsed(self, choice: Any, limit: int) -> Prediction:
+        answer = (choice.text if self._remote.protocol == "completions" else choice.message.content) or ""
         cut = choice.finish_reason == "length"
         if cut:  # the last code may be half of one, and half of E11.65 is a code as well
             answer = answer[: max(answer.rfind(","), answer.rfind("\n"), 0)]
         indices, dropped = parse_codes(answer, self._vocabulary)
-        rows = [self._vocabulary.codes[index] for index in indices[: self._decoding.max_codes]]
+        rows = [self._vocabulary.codes[index] for index in indices[:limit]]
+        tokens = told_tokens(choice)
         return Prediction(
             codes=tuple(
-                ScoredCode(row.system, row.code, row.description, _probability(row.text, choice)) for row in rows
+                ScoredCode(row.system, row.code, row.description, code_probability(row.text, tokens)) for row in rows
             ),
             dropped=dropped + cut,
         )
 
-    def _complete(self, prompt: str) -> Any:
+    def _complete(self, prompt: str, extra: dict[str, Any]) -> Any:
+        """Return the server's choice; None if the prompt is too long for it."""
         litellm = _import_litellm()
+        failure: MedcodeError
         try:
-            response = litellm.text_completion(
-                model=f"hosted_vllm/{self._remote.model}",
-                prompt=prompt,
-                api_base=self._remote.api_base,
-                api_key=os.environ.get("MEDCODE_REMOTE_API_KEY", "none"),
-                max_tokens=self._remote.max_tokens,
-                temperature=0,
-                logprobs=1,
-                timeout=self._remote.timeout_s,
-                max_retries=0,
-                extra_body={"repeat_penalty": 1.0},  # llama.cpp's default would punish the digits of a second code
+            return self._ask(prompt, extra).choices[0]
+        except litellm.ContextWindowExceededError:
+            return None
+        except litellm.Timeout:
+            failure = EngineTimeoutError(
+                f"the server at {self._host} gave no answer within {self._remote.timeout_s:g} s; raise remote.timeout_s"
             )
-            return response.choices[0]
         except Exception as error:  # noqa: BLE001 - LiteLLM raises from several hierarchies; texts quote the note
-            reason = type(error).__name__
-        raise MedcodeError(
-            f"the server at {self._host} did not answer ({reason}); check that it runs and serves "
-            f"{self._remote.model!r}"
+            if isinstance(error, litellm.BadRequestError) and _TOO_LONG.search(str(error)):
+                return None
+            failure = MedcodeError(
+                f"the server at {self._host} did not answer ({type(error).__name__}); check that it runs and serves "
+                f"{self._remote.model!r}"
+            )
+        raise failure  # outside, so that no traceback shows what the server said
+
+    @cached_property
+    def _ask(self) -> Callable[[str, dict[str, Any]], Any]:
+        """LiteLLM's call for `remote.protocol`: it takes a prompt and what goes beside the standard fields."""
+        litellm = _import_litellm()
+        import openai
+
+        fields: dict[str, Any] = {
+            "model": f"hosted_vllm/{self._remote.model}",
+            "api_base": self._api_base,
+            "api_key": self._api_key,
+            "max_tokens": self._remote.max_tokens,
+            "temperature": 0,
+            "timeout": self._remote.timeout_s,
+            "max_retries": 0,
+        }
+        if self._remote.protocol == "chat":
+            handler = litellm.HTTPHandler(client=self._http)
+            return lambda prompt, extra: litellm.completion(
+                messages=[{"role": "user", "content": prompt}],
+                logprobs=True,
+                top_logprobs=1,
+                client=handler,
+                extra_body=extra,
+                **fields,
+            )
+        client = openai.OpenAI(
+            api_key=self._api_key,
+            base_url=self._api_base,
+            http_client=self._http,
+            timeout=self._remote.timeout_s,
+            max_retries=0,
+        )
+        return lambda prompt, extra: litellm.text_completion(
+            prompt=prompt, logprobs=1, client=client, extra_body=extra, **fields
         )
 
 
 def _import_litellm() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks the network
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else its import reads a .env of the working folder
     import litellm
 
     litellm.suppress_debug_info = True
@@ -110,53 +229,27 @@ def _import_litellm() -> Any:
     return litellm
 
 
-def _go_around_proxies(host: str) -> None:
-    """Reach a host directly: a proxy that the environment names would see the notes."""
-    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if host not in exempt.split(","):
-        os.environ["no_proxy"] = f"{exempt},{host}".strip(",")  # the lower-case one is read first
+def told_tokens(choice: Any) -> list[tuple[str, float | None]]:
+    """Return the tokens that a server told with an answer and their log-probabilities; empty if it told none."""
+    logprobs = getattr(choice, "logprobs", None)
+    content = getattr(logprobs, "content", None)  # chats, and llama.cpp's completions as well
+    if content:
+        entries = [entry if isinstance(entry, Mapping) else vars(entry) for entry in content]
+        return [(entry["token"], entry["logprob"]) for entry in entries]
+    tokens = getattr(logprobs, "tokens", None) or []
+    values = getattr(logprobs, "token_logprobs", None) or []
+    return list(zip(tokens, values, strict=True)) if len(tokens) == len(values) else []
 
 
-def refuse_remote_host(api_base: str, allowed: Sequence[str]) -> str:
-    """Return the host of an address if notes may be sent there.
-
-    Raises:
-        MedcodeError: it is neither this machine nor allowed by name, or the address is none.
-    """
-    try:
-        parts = urlsplit(api_base)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in {"http", "https"}:
-        raise MedcodeError("remote.api_base is no address; write it as http://127.0.0.1:8080/v1")
-    if host in allowed or host == "localhost":
-        return host
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise MedcodeError(
-            f"remote.api_base: notes would leave this machine for {host}; if that is permitted, name it in "
-            "remote.allowed_hosts"
-        )
-    return host
-
-
-def _probability(code: str, choice: Any) -> float | None:
-    """Multiply the probabilities of the tokens that a code was written with."""
-    logprobs = choice.logprobs
-    tokens: list[str] | None = getattr(logprobs, "tokens", None)
-    values: list[float | None] | None = getattr(logprobs, "token_logprobs", None)
-    if not tokens or not values or len(tokens) != len(values):
-        return None
+def code_probability(code: str, tokens: Sequence[tuple[str, float | None]]) -> float | None:
+    """Multiply the probabilities of the tokens that a code was written with; None if it is not in them."""
     # A code is not part of a longer one: E11 is not looked for in E11.9.
-    found = re.search(rf"(?<![A-Z0-9.]){re.escape(code)}(?!\.?[A-Z0-9])", "".join(tokens), flags=re.IGNORECASE)
+    pattern = rf"(?<![A-Z0-9.]){re.escape(code)}(?!\.?[A-Z0-9])"
+    found = re.search(pattern, "".join(token for token, _ in tokens), flags=re.IGNORECASE)
     if not found:
         return None
     start, total = 0, 0.0
-    for token, value in zip(tokens, values, strict=True):
+    for token, value in tokens:
         if start < found.end() and start + len(token) > found.start() and value is not None:
             total += value
         start += len(token)

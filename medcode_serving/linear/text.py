@@ -92,7 +92,7 @@ class WordTable:
             self._phrases, self._stems, self._columns = (
                 np.concatenate([array, np.zeros_like(array)]) for array in (self._phrases, self._stems, self._columns)
             )
-        self._phrases[word] = 0 if token in STOP_WORDS else _hash64(singular(token)[:_KEPT_LETTERS])
+        self._phrases[word] = phrase_hash(token)
         self._stems[word] = 0 if token in STOP_WORDS else title_stem(token)
         self._columns[word] = zlib.crc32(token.encode()) % COLUMNS
         self._characters.append(_character_columns(token))
@@ -125,9 +125,7 @@ class WordTable:
         hashes = hashes[hashes != 0]
         left, right = hashes[:-1], hashes[1:]
         inside = (left != 1) & (right != 1)
-        pairs = (left[inside] + right[inside]) * _MIX
-        pairs ^= pairs >> np.uint64(29)
-        return np.unique(np.concatenate([hashes[hashes != 1], pairs]))
+        return np.unique(np.concatenate([hashes[hashes != 1], pair_hashes(left[inside], right[inside])]))
 
     def _character_counts(self, words: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(words):
@@ -140,6 +138,37 @@ class WordTable:
         telling = np.flatnonzero(stems)
         bounds = np.searchsorted(telling, np.flatnonzero(~is_word))
         return [sentence for sentence in np.split(stems[telling], np.unique(bounds)) if len(sentence)]
+
+
+def place_tokens(note: str) -> list[tuple[str, int, int]]:
+    """Return the note's lower-case words and ends of sentences, and where each stands in the note: start, end.
+
+    They are those that `WordTable.encode` reads. Ends of sentences do not begin with a letter or digit.
+    """
+    lowered = note.lower()
+    tokens = [(match.group(), match.start(), match.end()) for match in _TOKENS.finditer(lowered)]
+    if len(lowered) == len(note):
+        return tokens
+    # "İ" alone becomes two characters.
+    place = [number for number, character in enumerate(note) for _ in character.lower()]
+    return [(token, place[start], place[end - 1] + 1) for token, start, end in tokens]
+
+
+@lru_cache(maxsize=65_536)
+def phrase_hash(word: str) -> int:
+    """Return the hash of a lower-case word in phrases, 0 for a stop word."""
+    return 0 if word in STOP_WORDS else _hash64(singular(word)[:_KEPT_LETTERS])
+
+
+def pair_hashes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the hashes of pairs of words, the same in either order: uint64.
+
+    Args:
+        left: Hashes of words, uint64.
+        right: Those of their neighbours.
+    """
+    pairs = (left + right) * _MIX
+    return pairs ^ (pairs >> np.uint64(29))
 
 
 def singular(word: str) -> str:

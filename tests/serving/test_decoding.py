@@ -25,17 +25,15 @@ def tokenizer(base_model: Path):
     return load_tokenizer(base_model)
 
 
-def decode(trie: CodeTrie, logits_of, rows: int, *, max_codes: int, max_tokens: int) -> list[list[DecodedCode]]:
+def decode(trie: CodeTrie, logits_of, rows: int, *, max_codes, max_tokens: int) -> list[list[DecodedCode]]:
     """Run the decoder over a made-up model: `logits_of(row, tokens written so far)` gives a logit a token."""
     answers = GreedyAnswers(trie, rows, max_codes=max_codes, max_tokens=max_tokens)
     written: dict[int, list[int]] = {row: [] for row in range(rows)}
     alive = np.arange(rows)
     while len(alive):
         places, tokens = answers.choices()
-        logits = [
-            logits_of(alive[place], written[alive[place]])[token] for place, token in zip(places, tokens, strict=True)
-        ]
-        going_on, new = answers.choose(np.array(logits))
+        logits = np.array([logits_of(row, written[row]) for row in alive])
+        going_on, new = answers.choose(logits[places, tokens], np.logaddexp.reduce(logits, axis=1))
         alive = alive[going_on]
         for row, block in zip(alive, new, strict=True):
             written[row] += [token for token in block.tolist() if token >= 0]
@@ -50,8 +48,8 @@ def slow_reference(tokenizer, texts: list[str], logits_of, row: int, max_codes: 
     longest = max(map(len, paths))
     written: list[int] = []
     used: list[int] = []
-    answer: list[tuple[int, float]] = []
-    confidence, prefix = 1.0, []
+    answer: list[tuple[int, float, float]] = []
+    confidence, support, prefix = 1.0, 1.0, []
     while True:
         unused = [index for index in range(len(texts)) if index not in used]
         going = {
@@ -68,6 +66,8 @@ def slow_reference(tokenizer, texts: list[str], logits_of, row: int, max_codes: 
         weights = {token: math.exp(logits[token]) for token in going | closing}
         total = sum(weights.values())
         token = max(weights, key=weights.__getitem__)
+        if len(going | closing) > 1 or not DECIDED(going, closing, prefix, unused, paths):
+            support *= total / np.exp(logits).sum()
         if token in closing:
             close = sum(weights[one] for one in closing)
             answer.append((finished[0], confidence * close / total))

@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import math
 import socket
@@ -11,8 +12,11 @@ from fastapi.responses import JSONResponse
 
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.engines.litellm import LiteLLMEngine, refuse_remote_host
-from medcode_serving.errors import MedcodeError
+from medcode_serving.engines.constraints import CodeLanguage
+from medcode_serving.engines.litellm import LiteLLMEngine
+from medcode_serving.engines.protocol import NoteOptions, Prediction
+from medcode_serving.engines.remote_hosts import refuse_remote_host
+from medcode_serving.errors import EngineTimeoutError, MedcodeError
 from medcode_serving.prompts import PromptTemplate
 from medcode_serving.settings import RemoteSettings
 
@@ -22,24 +26,49 @@ class Stub:
 
     def __init__(self) -> None:
         self.app = FastAPI()
-        self.requests: list[dict] = []
-        self.status, self.choice = 200, {}
         self.app.post("/v1/completions")(self.complete)
+        self.app.post("/v1/chat/completions")(self.chat)
+        self.app.get("/v1/models")(self.models)
+        self.reset()
+
+    def reset(self) -> None:
+        self.requests: list[dict] = []
+        self.asked = 0
+        self.status, self.owner = 200, "somebody"
+        self.choice: dict = {"text": " I10"}
+        self.headers: dict[str, str] = {}
+        self.refusal = "bad: {prompt}"
+        self.released = threading.Event()
+        self.released.set()
 
     async def complete(self, request: Request) -> JSONResponse:
         body = await request.json()
         self.requests.append(body)
+        await asyncio.to_thread(self.released.wait)
         if self.status != 200:
-            return JSONResponse({"error": {"message": f"bad: {body['prompt']}"}}, self.status)
+            message = self.refusal.format(prompt=body["prompt"])
+            return JSONResponse({"error": {"message": message}}, self.status, self.headers)
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None} | self.choice
+        if choice["text"] == "echo":  # what the note begins with
+            choice["text"] = body["prompt"].partition("text: ")[2][:8]
+        return JSONResponse(self._answer("text_completion", choice))
+
+    async def chat(self, request: Request) -> JSONResponse:
+        self.requests.append(await request.json())
+        return JSONResponse(self._answer("chat.completion", {"index": 0, "finish_reason": "stop"} | self.choice))
+
+    async def models(self) -> JSONResponse:
+        self.asked += 1
+        return JSONResponse({"object": "list", "data": [{"id": "m", "owned_by": self.owner}]}, self.status)
+
+    @staticmethod
+    def _answer(kind: str, choice: dict) -> dict:
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        return JSONResponse(
-            {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        )
+        return {"id": "1", "object": kind, "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Stub, str]]:
+def running() -> Iterator[tuple[Stub, str]]:
     import uvicorn
 
     stub = Stub()
@@ -55,6 +84,12 @@ def served() -> Iterator[tuple[Stub, str]]:
     listener.close()
 
 
+@pytest.fixture
+def served(running: tuple[Stub, str]) -> tuple[Stub, str]:
+    running[0].reset()
+    return running
+
+
 def make_engine(vocabulary: Vocabulary, api_base: str, **remote) -> LiteLLMEngine:
     settings = RemoteSettings(model="m", api_base=api_base, **remote)
     return LiteLLMEngine(vocabulary, PromptTemplate(), DecodingSettings(max_codes=4), settings)
@@ -62,7 +97,7 @@ def make_engine(vocabulary: Vocabulary, api_base: str, **remote) -> LiteLLMEngin
 
 def test_answers_are_parsed_and_checked(served, vocabulary: Vocabulary) -> None:
     stub, api_base = served
-    stub.status, stub.choice = 200, {"text": " e119, I10, Z99.9"}
+    stub.choice = {"text": " e119, I10, Z99.9"}
     (prediction,) = make_engine(vocabulary, api_base).predict(["Diabetes."])
     assert [code.code for code in prediction.codes] == ["E11.9", "I10"]
     assert [code.probability for code in prediction.codes] == [None, None]
@@ -75,7 +110,6 @@ def test_answers_are_parsed_and_checked(served, vocabulary: Vocabulary) -> None:
 def test_probabilities_come_from_the_tokens_of_a_code(served, vocabulary: Vocabulary) -> None:
     stub, api_base = served
     tokens = [" E", "11", ".9", ",", " I", "10"]
-    stub.status = 200
     stub.choice = {
         "text": "".join(tokens),
         "logprobs": {"tokens": tokens, "token_logprobs": [-0.1, -0.2, -0.3, -5.0, -0.4, -0.5]},
@@ -86,7 +120,7 @@ def test_probabilities_come_from_the_tokens_of_a_code(served, vocabulary: Vocabu
 
 def test_a_proxy_never_sees_a_note(served, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     stub, api_base = served
-    stub.status, stub.choice = 200, {"text": " I10"}
+    stub.choice = {"text": " I10"}
     monkeypatch.setenv("no_proxy", "elsewhere.example.com")
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -95,9 +129,20 @@ def test_a_proxy_never_sees_a_note(served, vocabulary: Vocabulary, monkeypatch: 
     assert [code.code for code in prediction.codes] == ["I10"]
 
 
+def test_a_redirect_is_not_followed(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(0)
+        stub.status, stub.headers = 307, {"location": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/v1/completions"}
+        with pytest.raises(MedcodeError):
+            make_engine(vocabulary, api_base, timeout_s=5, constraint="none").predict(["Hypertension."])
+        with pytest.raises(BlockingIOError):  # nobody called
+            elsewhere.accept()
+
+
 def test_a_code_that_was_cut_off_is_dropped(served, vocabulary: Vocabulary) -> None:
     stub, api_base = served
-    stub.status, stub.choice = 200, {"text": " I10, E11", "finish_reason": "length"}
+    stub.choice = {"text": " I10, E11", "finish_reason": "length"}
     (prediction,) = make_engine(vocabulary, api_base).predict(["Diabetes."])
     assert [code.code for code in prediction.codes] == ["I10"]
     assert prediction.dropped == 1
@@ -108,8 +153,8 @@ def test_failures_quote_nothing(served, vocabulary: Vocabulary, caplog: pytest.L
     caplog.set_level(logging.DEBUG)
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    for status, address in ((500, api_base), (400, api_base), (200, nowhere)):
-        stub.status, stub.choice = status, {"text": " I10"}
+    for status, address in ((500, api_base), (400, api_base), (307, api_base), (200, nowhere)):
+        stub.status = status
         with pytest.raises(MedcodeError, match="127.0.0.1") as caught:
             make_engine(vocabulary, address).predict(["Zylophrastia."])
         assert "Zylophrastia" not in str(caught.value)
@@ -145,3 +190,145 @@ def test_hosts_on_this_machine_or_named_are_allowed(vocabulary: Vocabulary) -> N
 def test_model_and_address_are_needed(vocabulary: Vocabulary) -> None:
     with pytest.raises(MedcodeError, match="remote.model"):
         LiteLLMEngine(vocabulary, PromptTemplate(), DecodingSettings(), RemoteSettings())
+
+
+def test_several_notes_are_asked_for_at_a_time_and_come_in_order(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    stub.choice = {"text": "echo"}
+    stub.released.clear()
+    notes = ["I10     ", "E11.9   ", "J18.9   ", "N17.9   ", "401.9   "]
+    done: list[int] = []
+    answers: list[list[Prediction]] = []
+    engine = make_engine(vocabulary, api_base, concurrency=3)
+    thread = threading.Thread(target=lambda: answers.append(engine.predict(notes, on_progress=done.append)))
+    thread.start()
+    wait_until(lambda: len(stub.requests) == 3)
+    assert done == []
+    stub.released.set()
+    thread.join()
+    assert [[code.code for code in prediction.codes] for prediction in answers[0]] == [[note.strip()] for note in notes]
+    assert done == [1] * 5
+    engine.close()
+
+
+def wait_until(condition) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def test_the_first_failure_gives_the_others_up(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    stub.status = 500
+    engine = make_engine(vocabulary, api_base, concurrency=1)
+    with pytest.raises(MedcodeError):
+        engine.predict(["Hypertension."] * 50)
+    engine.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("medcode-remote"):
+            thread.join()
+    assert len(stub.requests) < 50
+
+
+def test_a_note_that_ended_is_not_sent(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    options = [NoteOptions(ended=lambda: True), NoteOptions()]
+    ended, answered = make_engine(vocabulary, api_base).predict(["Gone.", "Hypertension."], options=options)
+    assert (ended.outcome, ended.codes) == ("ended", ())
+    assert answered.outcome == "complete"
+    assert [sent["prompt"] for sent in stub.requests] == [PromptTemplate().render("Hypertension.")]
+
+
+def test_a_note_has_its_own_limit_of_codes(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    stub.choice = {"text": " I10, E11.9, J18.9, N17.9, E11, 401.9"}
+    options = [NoteOptions(max_codes=2), NoteOptions(), NoteOptions(max_codes=1000)]
+    predictions = make_engine(vocabulary, api_base).predict(["Hypertension."] * 3, options=options)
+    assert [len(prediction.codes) for prediction in predictions] == [2, 4, 4]  # the bundle's limit is 4
+
+
+LANGUAGE_FIELDS = {"grammar", "structured_outputs"}
+
+
+def test_the_server_is_asked_once_what_it_takes(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    language = CodeLanguage([code.text for code in vocabulary.codes])
+    for owner, field, wanted in (
+        ("llamacpp", "grammar", language.grammar(4)),
+        ("vllm", "structured_outputs", {"regex": language.regex(4)}),
+        ("library", None, None),
+    ):
+        stub.reset()
+        stub.owner = owner
+        engine = make_engine(vocabulary, api_base, concurrency=1)
+        options = [NoteOptions(), NoteOptions(constrained=False)]
+        engine.predict(["Hypertension."] * 2, options=options)
+        engine.predict(["Hypertension."])
+        assert stub.asked == 1
+        held, free, again = stub.requests
+        assert LANGUAGE_FIELDS & set(held) == LANGUAGE_FIELDS & set(again) == ({field} if field else set())
+        assert not LANGUAGE_FIELDS & set(free)
+        if field:
+            assert held[field] == again[field] == wanted
+
+
+def test_a_server_that_does_not_tell_is_asked_again(served, vocabulary: Vocabulary, caplog) -> None:
+    stub, api_base = served
+    engine = make_engine(vocabulary, api_base)
+    stub.status = 404
+    with pytest.raises(MedcodeError):
+        engine.predict(["Zylophrastia."])
+    assert "no list of models" in caplog.text
+    assert "Zylophrastia" not in caplog.text
+    stub.status, stub.owner = 200, "llamacpp"
+    engine.predict(["Zylophrastia."])
+    assert "grammar" in stub.requests[-1]
+
+
+def test_a_constraint_can_be_set(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    for constraint, fields in (("grammar", {"grammar"}), ("regex", {"structured_outputs"}), ("none", set())):
+        make_engine(vocabulary, api_base, constraint=constraint).predict(["Hypertension."])
+        assert LANGUAGE_FIELDS & set(stub.requests[-1]) == fields
+    assert stub.asked == 0
+
+
+def test_a_chat_is_one_message(served, vocabulary: Vocabulary) -> None:
+    stub, api_base = served
+    tokens = [("I", -0.1), ("10", -0.2), (",", -1.0), (" E11.9", -0.4)]
+    stub.choice = {
+        "message": {"role": "assistant", "content": "I10, E11.9"},
+        "logprobs": {"content": [{"token": t, "logprob": p, "bytes": None, "top_logprobs": []} for t, p in tokens]},
+    }
+    engine = make_engine(vocabulary, api_base, protocol="chat", constraint="regex")
+    (prediction,) = engine.predict(["Hypertension."])
+    assert [code.code for code in prediction.codes] == ["I10", "E11.9"]
+    assert [code.probability for code in prediction.codes] == pytest.approx([math.exp(-0.3), math.exp(-0.4)])
+    (sent,) = stub.requests
+    assert sent["messages"] == [{"role": "user", "content": PromptTemplate().render("Hypertension.")}]
+    assert sent["structured_outputs"]["regex"].startswith(" ?")
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "This model's maximum context length is 64 tokens. However, your request has 90 input tokens.",
+        "The decoder prompt (length 90) is longer than the maximum model length of 64.",
+    ],
+)
+def test_a_note_that_the_server_cannot_hold(served, vocabulary: Vocabulary, refusal: str) -> None:
+    stub, api_base = served
+    stub.status, stub.refusal = 400, refusal
+    engine = make_engine(vocabulary, api_base, constraint="none")
+    (prediction,) = engine.predict(["Hypertension."], options=[NoteOptions(long_notes="refuse")])
+    assert (prediction.outcome, prediction.codes) == ("too_long", ())
+    with pytest.raises(MedcodeError, match="longer context"):
+        engine.predict(["Hypertension."])
+
+
+@pytest.mark.parametrize("protocol", ["completions", "chat"])
+def test_a_server_that_is_too_slow_is_told_from_others(vocabulary: Vocabulary, protocol: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        engine = make_engine(vocabulary, address, protocol=protocol, timeout_s=0.2, constraint="none")
+        with pytest.raises(EngineTimeoutError, match="0.2 s"):
+            engine.predict(["Hypertension."])

@@ -1,0 +1,373 @@
+"""`medcode predict`: the codes of one note, or of a file of notes, without a server."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import typer
+from pydantic import ValidationError
+
+from medcode_serving.answers import PredictedCode, PredictionOptions, PredictionResponse
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    from medcode_serving.predictor import Predictor
+    from medcode_serving.settings import InferenceSettings
+
+Format = Literal["json", "table"]
+
+STANDARD_INPUT = Path("-")
+PORTION = 4
+"""Batches that are predicted together before their answers are written: notes of like length can share a batch, and
+what is in memory stays small."""
+EVIDENCE_WIDTH = 100
+"""Characters of a span in a table."""
+
+
+def prediction_options(**flags: Any) -> PredictionOptions:
+    """Return the options that flags ask for; None is a flag that was not given.
+
+    Raises:
+        MedcodeError: a value is out of range.
+    """
+    try:
+        return PredictionOptions(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        flag = "--" + str(problem["loc"][0]).replace("_", "-")
+        raise MedcodeError(f"{flag}: {problem['msg']}") from None
+
+
+def predict_once(
+    settings: "InferenceSettings",
+    options: PredictionOptions,
+    *,
+    text: str | None = None,
+    pdf: Path | None = None,
+    file: Path | None = None,
+    output: Path | None = None,
+    format_: Format = "json",
+) -> None:
+    """Predict one note and print the answer, or write it to a file.
+
+    Args:
+        settings: What predicts.
+        options: How; their recipe answers.
+        text: The note; exactly one of `text`, `pdf` and `file` is given.
+        pdf: A PDF with a text layer.
+        file: A text file; `-` is standard input.
+        output: File for the answer; None: standard output.
+        format_: How the answer is written.
+
+    Raises:
+        MedcodeError: the note cannot be read, no bundle is published, or the engine cannot answer.
+    """
+    from medcode_serving.predictor import load_predictor
+
+    _refuse_missing_folder(output)
+    note, pages = _read_note(settings, text, pdf, file)
+    answer = load_predictor(settings, options.recipe).predict(note, options, pages=pages)
+    rendered = table(answer) if format_ == "table" else json.dumps(answer.model_dump(mode="json"), indent=2)
+    if output is None:
+        typer.echo(rendered)
+        return
+    aside = output.with_name(f".{output.name}.new")
+    aside.write_text(rendered + "\n", encoding="utf-8")
+    aside.replace(output)
+
+
+def _refuse_missing_folder(output: Path | None) -> None:
+    if output is not None and not output.parent.is_dir():
+        raise MedcodeError(f"--output {output}: there is no folder {output.parent}")
+
+
+def _read_note(
+    settings: "InferenceSettings", text: str | None, pdf: Path | None, file: Path | None
+) -> tuple[str, Sequence[int] | None]:
+    """Return the note and, of a PDF, where its pages begin."""
+    from medcode_serving.documents import pdf_to_document
+
+    pages = None
+    try:
+        if text is not None:
+            note = text
+        elif pdf is not None:
+            document = pdf_to_document(pdf.read_bytes(), settings.documents)
+            note, pages = document.text, document.pages
+        else:
+            assert file is not None
+            note = (sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()).decode()
+    except OSError as error:
+        raise MedcodeError(f"{pdf or file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise MedcodeError(f"{file}: not a text file in UTF-8; for a PDF use --pdf") from None
+    if not note.strip():
+        raise MedcodeError(f"{'--text' if text is not None else file or pdf}: no text in it")
+    return note, pages
+
+
+def table(answer: PredictionResponse) -> str:
+    """Return an answer in aligned columns, for reading."""
+    model = answer.model
+    lines = [
+        f"{model.recipe} {model.version} over {model.base_model}, engine {answer.engine}, "
+        f"threshold {answer.threshold:.3g}"
+    ]
+    if answer.fallback is not None:
+        lines.append(f"engine {answer.fallback.engine} did not answer ({answer.fallback.reason})")
+    if answer.truncated:
+        lines.append("the note was too long: its least telling sections were not read")
+    lines.append("")
+    if not answer.codes:
+        return "\n".join([*lines, "no code is as probable as the threshold"])
+    systems = max(len("system"), *(len(code.system) for code in answer.codes))
+    codes = max(len("code"), *(len(code.code) for code in answer.codes))
+    lines.append(f"{'system':<{systems}}  {'code':<{codes}}  probability  description")
+    for code in answer.codes:
+        told = "-" if code.probability is None else f"{code.probability:.3f}"
+        lines.append(f"{code.system:<{systems}}  {code.code:<{codes}}  {told:>11}  {code.description or ''}".rstrip())
+        lines += _evidence_lines(code)
+    return "\n".join(lines)
+
+
+def _evidence_lines(code: PredictedCode) -> Iterator[str]:
+    for evidence in code.evidence or []:
+        # A note's control characters could move a terminal's cursor about, or worse.
+        shown = " ".join("".join(char if char.isprintable() else " " for char in evidence.text).split())
+        cut = shown if len(shown) <= EVIDENCE_WIDTH else shown[: EVIDENCE_WIDTH - 1] + "…"
+        yield f'    "{cut}"' + (f" (page {evidence.page})" if evidence.page else "")
+
+
+@dataclass(frozen=True)
+class _Note:
+    """A line of the input."""
+
+    id: str | int | None
+    text: str = ""
+    problem: dict[str, str] | None = None
+    """Why the line cannot be answered."""
+
+
+@dataclass
+class _Tally:
+    """What became of the notes so far, in this run and in those that it goes on from."""
+
+    answered: int = 0
+    problems: int = 0
+    version: str | None = None
+    """Bundle of the earlier runs' answers."""
+
+    def add(self, result: dict[str, Any]) -> None:
+        if "problem" in result:
+            self.problems += 1
+        else:
+            self.answered += 1
+
+    @property
+    def notes(self) -> int:
+        return self.answered + self.problems
+
+
+def predict_lines(
+    settings: "InferenceSettings",
+    options: PredictionOptions,
+    *,
+    jsonl: Path,
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Predict the notes of a file of JSON lines, `{"id": ..., "text": ...}`, into another one, in order.
+
+    A result is `{"id": ..., "prediction": {...}}` or `{"id": ..., "problem": {"type": ..., "detail": ...}}`. If
+    `output` holds the results of the first notes already, only the others are predicted.
+
+    Args:
+        settings: What predicts.
+        options: For all notes; their recipe answers.
+        jsonl: The notes; `-` is standard input.
+        output: File for the results; None: standard output.
+        overwrite: Drop what `output` holds.
+
+    Raises:
+        MedcodeError: a file cannot be read or written, `output` holds something else, or the engine cannot answer.
+    """
+    _refuse_missing_folder(output)
+    if output is not None and output.exists() and jsonl.exists() and output.samefile(jsonl):
+        raise MedcodeError(f"--output {output}: holds the notes; name another file for the answers")
+    with ExitStack() as files:
+        notes = _notes(_opened(files, jsonl, "rb", sys.stdin.buffer))
+        results = _opened(files, output, "wb" if overwrite else "a+b", sys.stdout.buffer)
+        tally = _Tally() if output is None else _skip_answered(results, output, notes)
+        before = tally.notes
+        try:
+            _predict_rest(settings, options, notes, results, tally, _count(jsonl))
+        except BrokenPipeError:  # `medcode predict --jsonl … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            raise MedcodeError(f"{output or 'standard output'}: {error.strerror}; some notes have no answer") from None
+    earlier = f"; {before:,} of them by an earlier run" if before else ""
+    typer.echo(
+        f"{tally.notes:,} notes: {tally.answered:,} answered, {tally.problems:,} with a problem{earlier}", err=True
+    )
+
+
+def _opened(files: ExitStack, path: Path | None, mode: str, standard: IO[bytes]) -> IO[bytes]:
+    if path is None or path == STANDARD_INPUT:
+        return standard
+    try:
+        opened: IO[bytes] = files.enter_context(path.open(mode))
+    except OSError as error:
+        raise MedcodeError(f"{path}: {error.strerror}") from None
+    return opened
+
+
+def _count(jsonl: Path) -> int | None:
+    """Return the notes in a file, for the progress bar; None if it can be read only once."""
+    if not jsonl.is_file():
+        return None
+    with jsonl.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _notes(lines: IO[bytes]) -> Iterator[_Note]:
+    """Read the notes; blank lines count for nothing."""
+    return (_parse(line) for line in lines if line.strip())
+
+
+def _parse(line: bytes) -> _Note:
+    from medcode_serving.predictor import is_unicode
+
+    def refused(kind: str, detail: str) -> _Note:
+        return _Note(id_, problem={"type": kind, "detail": detail})
+
+    id_: str | int | None = None
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):  # ValueError is also what JSON and UTF-8 raise
+        return refused("not_json", "the line is no JSON in UTF-8")
+    if not isinstance(content, dict):
+        return refused("invalid", 'the line is not of the form {"id": ..., "text": ...}')
+    name = content.get("id")
+    if isinstance(name, str | int) and not isinstance(name, bool):
+        id_ = name
+    elif name is not None:
+        return refused("invalid", "the id is neither a string nor a whole number")
+    text = content.get("text")
+    if not isinstance(text, str):
+        return refused("invalid", "the line has no text")
+    if not text.strip():
+        return refused("empty", "the text is empty")
+    if not is_unicode(text):
+        return refused("not_unicode", "the text holds half of a surrogate pair")
+    return _Note(id_, text)
+
+
+def _skip_answered(results: IO[bytes], path: Path, notes: Iterator[_Note]) -> _Tally:
+    """Take the notes that have a result already, and cut off a result that a killed run left half-written.
+
+    Raises:
+        MedcodeError: the file holds something else, or results of other notes.
+    """
+    tally, whole = _Tally(), 0
+    anew = "name another file, or start anew with --overwrite"
+    results.seek(0)
+    for number, line in enumerate(results, start=1):
+        torn = not line.endswith(b"\n")
+        result = None if torn else _result(line)
+        if result is None:
+            if torn and line.startswith(b'{"id": '[: len(line)]):
+                break
+            raise MedcodeError(f"{path}, line {number}: no answer of `medcode predict --jsonl`; {anew}")
+        note = next(notes, None)
+        if note is None:
+            raise MedcodeError(f"{path} has more answers than there are notes; {anew}")
+        if note.id != result["id"]:
+            raise MedcodeError(f"{path}, line {number}: answers another note than note {number} of the input; {anew}")
+        tally.add(result)
+        if "prediction" in result:
+            tally.version = result["prediction"]["model"]["version"]
+        whole += len(line)
+    results.truncate(whole)
+    return tally
+
+
+def _result(line: bytes) -> dict[str, Any] | None:
+    """Return a line's result; None if it is something else."""
+    try:
+        result = json.loads(line)
+        known = "problem" in result or isinstance(result["prediction"]["model"]["version"], str)
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return result if known and "id" in result else None
+
+
+def _predict_rest(
+    settings: "InferenceSettings",
+    options: PredictionOptions,
+    notes: Iterator[_Note],
+    results: IO[bytes],
+    tally: _Tally,
+    total: int | None,
+) -> None:
+    """Predict portion by portion; a portion's results are in the file before the next one begins."""
+    from tqdm import tqdm
+
+    from medcode_serving.predictor import load_predictor
+
+    predictor: Predictor | None = None  # loaded once there is something to predict
+    with tqdm(total=total, initial=tally.notes, desc="predicting", unit="note", mininterval=1) as bar:
+
+        def on_progress(more: int) -> None:
+            bar.update(more)
+
+        while portion := list(islice(notes, PORTION * settings.generation.batch_size)):
+            if predictor is None:
+                predictor = load_predictor(settings, options.recipe)
+                _refuse_other_bundle(tally, predictor)
+            readable = [note.text for note in portion if note.problem is None]
+            bar.update(len(portion) - len(readable))
+            outcomes = iter(_outcomes(predictor, readable, options, on_progress))
+            for note in portion:
+                result = {"id": note.id} | ({"problem": note.problem} if note.problem else next(outcomes))
+                results.write(json.dumps(result).encode() + b"\n")
+                tally.add(result)
+            results.flush()
+
+
+def _refuse_other_bundle(tally: _Tally, predictor: "Predictor") -> None:
+    served = predictor.identity.version
+    if tally.version is not None and tally.version != served:
+        raise MedcodeError(
+            f"the answers so far are of bundle {tally.version}, and now {served} is published: start anew with "
+            f"--overwrite, or go on with MEDCODE_SERVE_MODEL__BUNDLE={predictor.bundle.path.parent / tally.version}"
+        )
+
+
+def _outcomes(
+    predictor: "Predictor", notes: Sequence[str], options: PredictionOptions, on_progress: Callable[[int], None]
+) -> Iterator[dict[str, Any]]:
+    """Predict notes, of which each may be too long by itself: `predict_batch` would refuse all of them."""
+    if not notes:
+        return
+    start = time.perf_counter()
+    asked = [predictor.note_options(options)] * len(notes)
+    predictions = predictor.engine.predict(notes, options=asked, on_progress=on_progress)
+    share = (time.perf_counter() - start) / len(notes)
+    for note, prediction in zip(notes, predictions, strict=True):
+        if prediction.outcome == "too_long":
+            detail = "the note is longer than the model reads at once; allow `shorten` or `windows`"
+            yield {"problem": {"type": "too_long", "detail": detail}}
+            continue
+        start = time.perf_counter()
+        codes = predictor.select(prediction, options)
+        spans = predictor.find_evidence(note, codes, options)
+        seconds = share + time.perf_counter() - start
+        answer = predictor.respond(note, prediction, codes, options, seconds * 1000, spans=spans)
+        yield {"prediction": answer.model_dump(mode="json")}

@@ -1,0 +1,464 @@
+"""What clients of OpenAI's API need to ask medcode: /v1/chat/completions, /v1/completions and /v1/models.
+
+The note is the last user message, or the prompt; the answer is what the model was trained to write: `I10, E11.9`.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from medcode_serving.answers import PredictedCode, PredictionOptions, PredictionResponse
+from medcode_serving.api.connection import while_connected
+from medcode_serving.api.keys import require
+from medcode_serving.api.problems import ProblemError
+from medcode_serving.api.service import Service, current_service
+from medcode_serving.codes.vocabulary import Vocabulary
+from medcode_serving.errors import MedcodeError
+from medcode_serving.predictor import Predictor
+from medcode_serving.prompts import SEPARATOR, PromptTemplate
+
+NEVER = -9999.0
+"""Log probability of what has none, as OpenAI writes it: JSON has no infinity."""
+
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "tools": (None, []),
+    "functions": (None, []),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "response_format": (None, {"type": "text"}),
+}
+"""Parameters that would ask for another kind of answer, and the values with which they do not. All others that are
+not described, as max_tokens and temperature, change nothing."""
+
+KNOWN_FIELDS = {
+    "model",
+    "messages",
+    "role",
+    "content",
+    "type",
+    "text",
+    "prompt",
+    "stream",
+    "stream_options",
+    "logprobs",
+}
+"""Names that an error may repeat; another one may be a piece of the note."""
+
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class OpenAIError(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = None
+    code: str | None = Field(examples=["model_not_found"])
+
+
+class ErrorResponse(BaseModel):
+    """An error in OpenAI's form."""
+
+    error: OpenAIError
+
+
+class OpenAIRoute(APIRoute):
+    """A route whose errors have OpenAI's form; none quotes what was sent."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the route's handler, which also solves its dependencies."""
+        handle = super().get_route_handler()
+
+        async def handle_in_openai_s_form(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ProblemError as error:
+                return _error(error.status, error.kind, error.detail, error.headers)
+            except RequestValidationError as error:
+                return _error(400, "invalid_request", _what_is_wrong(error))
+            except HTTPException as error:
+                return _error(error.status_code, f"http_{error.status_code}", "the request cannot be read")
+            except MedcodeError as error:
+                return _error(503, "engine", str(error))
+
+        return handle_in_openai_s_form
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    status = 400 if status == 422 else status
+    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    content = ErrorResponse(error=OpenAIError(message=message, type=kind, code=code))
+    return JSONResponse(content.model_dump(), status, headers)
+
+
+def _what_is_wrong(error: RequestValidationError) -> str:
+    wrong = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in KNOWN_FIELDS)
+        wrong.append(f"{place or 'body'}: {problem['msg']}")
+    return "; ".join(wrong)
+
+
+router = APIRouter(
+    prefix="/v1",
+    tags=["openai"],
+    dependencies=[Depends(require("predict"))],
+    route_class=OpenAIRoute,
+    responses={
+        "4XX": {"model": ErrorResponse, "description": "The request cannot be answered."},
+        "5XX": {"model": ErrorResponse, "description": "The service cannot answer."},
+    },
+)
+
+
+class StreamOptions(BaseModel):
+    """What a stream has besides the answer."""
+
+    include_usage: bool | None = False
+
+
+class OpenAIRequest(BaseModel):
+    """What chat and plain completions have in common. Parameters that are not described change nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(description="A recipe, or `recipe@version`, as /v1/models lists them.", examples=["icd"])
+    stream: bool | None = Field(default=False, description="Answer by server-sent events; all codes come at once.")
+    stream_options: StreamOptions | None = None
+
+    def refuse_unsupported(self) -> None:
+        """Raise ProblemError 400 for a parameter that asks for another kind of answer."""
+        for name, value in (self.model_extra or {}).items():
+            if name in HARMLESS and value not in HARMLESS[name]:
+                raise ProblemError(400, "unsupported_parameter", f"{name}: not supported here; leave it out")
+
+
+class ContentPart(BaseModel):
+    """A piece of a message."""
+
+    type: str = Field(examples=["text"])
+    text: str | None = None
+
+
+class Message(BaseModel):
+    """A message; only the last one with the role `user` is read."""
+
+    role: str = Field(examples=["user"])
+    content: str | list[ContentPart] | None = None
+
+    def text(self) -> str:
+        """Return what it says; raises ProblemError 400 if that is not all text."""
+        if isinstance(self.content, list):
+            if any(part.type != "text" for part in self.content):
+                raise ProblemError(400, "unsupported_content", "messages: only parts of type text can be read")
+            return "\n".join(part.text or "" for part in self.content)
+        return self.content or ""
+
+
+class ChatRequest(OpenAIRequest):
+    """A request for a chat completion."""
+
+    messages: list[Message] = Field(
+        min_length=1, examples=[[{"role": "user", "content": "Type 2 diabetes, hypertension. No fever."}]]
+    )
+    logprobs: bool | None = Field(default=False, description="Whether the answer tells log probabilities.")
+
+    def text(self) -> str:
+        """Return the last user message; raises ProblemError 400 if there is none that can be read."""
+        for message in reversed(self.messages):
+            if message.role == "user":
+                return message.text()
+        raise ProblemError(400, "no_user_message", "messages: none has the role user; the note goes there")
+
+
+class CompletionRequest(OpenAIRequest):
+    """A request for a plain completion."""
+
+    prompt: (
+        Annotated[str, Field(examples=["Type 2 diabetes, hypertension."])]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    ) = Field(description="The note, or the whole prompt that training saw around it; one only.")
+    logprobs: int | None = Field(default=None, description="Whether the answer tells log probabilities.")
+
+    def text(self) -> str:
+        """Return the prompt."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+class Usage(BaseModel):
+    """Words of the note and codes of the answer: medcode's engines do not all have tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Token(BaseModel):
+    """A piece of the answer: a code, or what stands between two."""
+
+    token: str = Field(examples=["E11.9"])
+    logprob: float = Field(description="Logarithm of the code's calibrated probability; 0 between codes.")
+    bytes: list[int]
+    top_logprobs: list[dict[str, Any]] = []
+
+
+class ChatLogprobs(BaseModel):
+    """Log probabilities of a chat completion."""
+
+    content: list[Token]
+    refusal: None = None
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str = Field(description="The codes, most probable first.", examples=["I10, E11.9"])
+
+
+class ChatChoice(BaseModel):
+    """The only choice."""
+
+    index: int = 0
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop"] = "stop"
+
+
+class CompletionLogprobs(BaseModel):
+    """Log probabilities of a plain completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    text_offset: list[int]
+    top_logprobs: None = None
+
+
+class CompletionChoice(BaseModel):
+    """The only choice."""
+
+    index: int = 0
+    text: str = Field(examples=[" I10, E11.9"])
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop"] = "stop"
+
+
+class _Answered(BaseModel):
+    id: str
+    created: int = Field(description="Seconds since 1970.")
+    model: str
+    usage: Usage
+    medcode: PredictionResponse = Field(description="The whole answer, which is no part of OpenAI's API.")
+
+
+class ChatCompletion(_Answered):
+    """A chat completion."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class Completion(_Answered):
+    """A plain completion."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+
+
+class ModelCard(BaseModel):
+    """A model that can be asked."""
+
+    id: str = Field(examples=["icd"])
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "medcode"
+
+
+class ModelList(BaseModel):
+    """The models that can be asked."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One note's codes as text, piece by piece."""
+
+    response: PredictionResponse
+    pieces: list[str]
+    """Together what a completion says: a space, a code, a separator, a code and so on."""
+    logprobs: list[float] | None
+    words: int
+    """Of the note."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def usage(self) -> Usage:
+        codes = len(self.response.codes)
+        return Usage(prompt_tokens=self.words, completion_tokens=codes, total_tokens=self.words + codes)
+
+
+SSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}}
+    }
+}
+
+
+@router.post("/chat/completions", responses=SSE, response_model=ChatCompletion)
+async def chat(
+    body: ChatRequest, request: Request, service: Annotated[Service, Depends(current_service)]
+) -> ChatCompletion | Response:
+    """Predict the codes of the last user message. System messages are not read."""
+    answer = await _answer(body, body.text, request, service)
+    pieces, logprobs = answer.pieces[1:], answer.logprobs and answer.logprobs[1:]  # without the space in front
+    tokens = [
+        Token(token=piece, logprob=logprob, bytes=list(piece.encode()))
+        for piece, logprob in zip(pieces, logprobs or (), strict=False)
+    ]
+    choice = ChatChoice(
+        message=AssistantMessage(content="".join(pieces)),
+        logprobs=ChatLogprobs(content=tokens) if body.logprobs and logprobs is not None else None,
+    )
+    whole = ChatCompletion(**_common("chatcmpl", body, request, answer), choices=[choice])
+    if not body.stream:
+        return whole
+    said = choice.model_dump(exclude={"message"}) | {"finish_reason": None}
+    return _events(
+        body,
+        whole,
+        [
+            said | {"logprobs": None, "delta": {"role": "assistant", "content": ""}},
+            said | {"delta": {"content": choice.message.content}},
+            said | {"logprobs": None, "delta": {}, "finish_reason": "stop"},
+        ],
+    )
+
+
+@router.post("/completions", responses=SSE, response_model=Completion)
+async def complete(
+    body: CompletionRequest, request: Request, service: Annotated[Service, Depends(current_service)]
+) -> Completion | Response:
+    """Predict the codes of a prompt: a note, alone or with the words that training put around it."""
+    answer = await _answer(body, body.text, request, service)
+    logprobs = None
+    if body.logprobs is not None and answer.logprobs is not None:
+        offsets = [sum(map(len, answer.pieces[:place])) for place in range(len(answer.pieces))]
+        logprobs = CompletionLogprobs(tokens=answer.pieces, token_logprobs=answer.logprobs, text_offset=offsets)
+    choice = CompletionChoice(text=answer.text, logprobs=logprobs)
+    whole = Completion(**_common("cmpl", body, request, answer), choices=[choice])
+    return _events(body, whole, [choice.model_dump()]) if body.stream else whole
+
+
+@router.get("/models")
+async def models(service: Annotated[Service, Depends(current_service)]) -> ModelList:
+    """List the recipes that have a model loaded."""
+    cards = []
+    for recipe in service.settings.model.recipes:
+        try:
+            cards.append(_card(recipe, service.predictor(recipe)))
+        except ProblemError:
+            continue  # it is served, but its model is not there yet
+    return ModelList(data=cards)
+
+
+@router.get("/models/{model}")
+async def model_card(model: str, service: Annotated[Service, Depends(current_service)]) -> ModelCard:
+    """Tell of one model."""
+    return _card(model, _predictor(service, model))
+
+
+def _card(model: str, predictor: Predictor) -> ModelCard:
+    return ModelCard(id=model, created=int(predictor.manifest.created_at.timestamp()))
+
+
+def _predictor(service: Service, model: str) -> Predictor:
+    """Return what answers for a model's name; raises ProblemError 404 if none does, 503 if it is not loaded."""
+    recipe = model.partition("@")[0]
+    served = ", ".join(service.settings.model.recipes)
+    unknown = ProblemError(404, "model_not_found", f"that model is not served here; there are {served}")
+    try:
+        predictor = service.predictor(recipe)
+    except ProblemError as error:
+        raise unknown if error.status == 404 else error from None
+    if model not in (recipe, f"{recipe}@{predictor.identity.version}"):
+        raise unknown
+    return predictor
+
+
+async def _answer(body: OpenAIRequest, read: Callable[[], str], request: Request, service: Service) -> _Answer:
+    body.refuse_unsupported()
+    predictor = _predictor(service, body.model)
+    note = unframed(read(), predictor.manifest.prompt)
+    options = PredictionOptions(recipe=predictor.identity.recipe)
+    response = await while_connected(request, service.predict(request, note, options))
+    pieces: list[str] = []
+    for code in response.codes:
+        pieces += [SEPARATOR if pieces else " ", _written(code, predictor.vocabulary)]
+    return _Answer(response, pieces, _logprobs(response.codes), words=len(note.split()))
+
+
+def unframed(text: str, prompt: PromptTemplate) -> str:
+    """Return the note of a text that is exactly a prompt; another text as it is."""
+    before, _, after = prompt.instruction.partition("{note}")
+    after += prompt.answer_header
+    framed = len(text) >= len(before) + len(after) and text.startswith(before) and text.endswith(after)
+    return text[len(before) : len(text) - len(after)] if framed else text
+
+
+def _written(code: PredictedCode, vocabulary: Vocabulary) -> str:
+    """Return a code as completions write it: with its system where two systems share it."""
+    with_system = f"{code.system}:{code.code}"
+    return with_system if with_system in vocabulary.index_of else code.code
+
+
+def _logprobs(codes: Iterable[PredictedCode]) -> list[float] | None:
+    """Return a log probability for each piece of the answer; None if the engine tells no probabilities."""
+    logprobs: list[float] = []
+    for code in codes:
+        if code.probability is None:
+            return None
+        logprobs += [0.0, math.log(code.probability) if code.probability > 0 else NEVER]
+    return logprobs
+
+
+def _common(prefix: str, body: OpenAIRequest, request: Request, answer: _Answer) -> dict[str, Any]:
+    return {
+        "id": f"{prefix}-{request.state.request_id}",
+        "created": int(time.time()),
+        "model": body.model,
+        "usage": answer.usage,
+        "medcode": answer.response,
+    }
+
+
+def _events(body: OpenAIRequest, whole: ChatCompletion | Completion, choices: list[dict[str, Any]]) -> Response:
+    """Return an answer as server-sent events, a choice an event; the last one carries `medcode`."""
+    described = whole.model_dump(mode="json")
+    usage, medcode = described.pop("usage"), described.pop("medcode")
+    if described["object"] == "chat.completion":
+        described["object"] = "chat.completion.chunk"
+    chunks = [described | {"choices": [choice]} for choice in choices]
+    chunks[-1]["medcode"] = medcode
+    if body.stream_options and body.stream_options.include_usage:
+        chunks.append(described | {"choices": [], "usage": usage})
+    lines = [json.dumps(chunk) for chunk in chunks] + ["[DONE]"]
+    return Response("".join(f"data: {line}\n\n" for line in lines), media_type="text/event-stream")

@@ -1,0 +1,133 @@
+"""The codes that a freely written answer names, where it names them, and how likely the model found them."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from medcode_serving.codes.systems import undotted
+from medcode_serving.codes.vocabulary import Vocabulary
+
+REASONING, REASONING_END = "<think>", "</think>"
+_SEPARATORS = ",;\n"
+_FRAGMENT = re.compile(rf"[^{_SEPARATORS}]+")
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A place of an answer that names a code."""
+
+    index: int
+    """Row of the vocabulary."""
+    start: int
+    """First character in the answer."""
+    end: int
+    """Character behind the last."""
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """What a free answer says."""
+
+    mentions: tuple[Mention, ...]
+    """The first mention of each code, in order."""
+    dropped: int
+    """Fragments without a code: parts that name none, words beside a code that look like one and are none."""
+
+
+def parse_codes(text: str, vocabulary: Vocabulary) -> tuple[list[int], int]:
+    """Find the codes of a vocabulary in a free answer, as `parse_answer` does.
+
+    Returns:
+        Rows of the vocabulary in order of mention, each once; and how many fragments were dropped.
+    """
+    answer = parse_answer(text, vocabulary)
+    return [mention.index for mention in answer.mentions], answer.dropped
+
+
+def parse_answer(text: str, vocabulary: Vocabulary, *, cut: bool = False) -> ParsedAnswer:
+    """Find the codes of a vocabulary in a free answer.
+
+    Understood are commas, semicolons and new lines, missing dots, lower case, a trailing full stop, prose around the
+    codes, and reasoning that ends in `</think>`. Reasoning without an end names no codes and counts as dropped.
+
+    Args:
+        text: The answer.
+        vocabulary: The codes.
+        cut: The answer was broken off. Its last fragment is dropped: half of E11.65 is a code as well.
+    """
+    begin, end, dropped = text.rfind(REASONING_END) + len(REASONING_END), len(text), 0
+    begin = begin if begin >= len(REASONING_END) else 0
+    if (thinking := text.find(REASONING, begin)) >= 0:
+        end, dropped = thinking, 1
+    elif cut:
+        end, dropped = max(begin, *(text.rfind(separator, begin) for separator in _SEPARATORS)), 1
+    spellings = _spellings_of(vocabulary)
+    found: dict[int, Mention] = {}
+    for fragment in _FRAGMENT.finditer(text, begin, end):
+        mentions, lost = _read_fragment(fragment, spellings)
+        dropped += lost
+        for mention in mentions:
+            found.setdefault(mention.index, mention)
+    return ParsedAnswer(tuple(found.values()), dropped)
+
+
+def mention_probability(mention: Mention, tokens: Sequence[tuple[str, float | None]]) -> float | None:
+    """Return the product of the probabilities of the tokens that a mention was written with; None if none is told.
+
+    Args:
+        mention: A place of the answer.
+        tokens: Text and log-probability of each token, None where a server tells none; joined, the texts are the
+            answer.
+    """
+    start, total, told = 0, 0.0, False
+    for token, value in tokens:
+        if start < mention.end and start + len(token) > mention.start and value is not None:
+            total, told = total + value, True
+        start += len(token)
+    return math.exp(min(0.0, total)) if told else None
+
+
+def _read_fragment(fragment: re.Match[str], spellings: "_Spellings") -> tuple[list[Mention], int]:
+    """Return the codes of a part between separators, and how many of its words are lost."""
+    mentions, lost, words = [], 0, 0
+    for word in _WORD.finditer(fragment.string, fragment.start(), fragment.end()):
+        words += 1
+        index = spellings.look_up(word[0].upper())
+        if index is not None:
+            mentions.append(Mention(index, word.start(), word.end()))
+        elif len(word[0]) >= 3 and any(map(str.isdigit, word[0])):
+            lost += 1
+    # Prose counts once, and only where it says nothing else.
+    return mentions, lost or int(words > 0 and not mentions)
+
+
+class _Spellings:
+    """The codes' rows by text, and by text without dots where only one code is meant."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._exact = {code.text.upper(): index for index, code in enumerate(vocabulary.codes)}
+        self._bare: dict[str, int] = {}
+        shared: set[str] = set()
+        for text, index in self._exact.items():
+            if self._bare.setdefault(undotted(text), index) != index:
+                shared.add(undotted(text))
+        for text in shared:
+            del self._bare[text]
+
+    def look_up(self, word: str) -> int | None:
+        """Return the row of the code that a word in upper case writes, None if it writes none."""
+        return self._exact.get(word, self._bare.get(undotted(word)))
+
+
+_KNOWN: WeakKeyDictionary[Vocabulary, _Spellings] = WeakKeyDictionary()
+
+
+def _spellings_of(vocabulary: Vocabulary) -> _Spellings:
+    # Of 75,000 codes the tables take a tenth of a second: once, not for every answer.
+    spellings = _KNOWN.get(vocabulary)
+    if spellings is None:
+        spellings = _KNOWN[vocabulary] = _Spellings(vocabulary)
+    return spellings

@@ -1,0 +1,353 @@
+/** Wires the page: what is typed and dropped goes to the API, what comes back is shown. Nothing is stored. */
+
+import { Problem, health, modelCard, predictPdf, predictText, useKey } from "./client.js";
+import { CodeList, byProbability, remarks } from "./code_list.js";
+import { byId, make, percent, plural } from "./dom.js";
+import { EXAMPLE } from "./example.js";
+import { showCard } from "./model_card.js";
+import { NoteView } from "./note_view.js";
+import { followHealth } from "./status.js";
+
+const LARGEST_TEXT_FILE = 20_000_000; // bytes; the server refuses far smaller ones, but more would freeze the tab
+const INVITATION = "Codes appear here, the most probable first. Choose one to see its evidence in the note.";
+
+const note = byId("note");
+const view = new NoteView(byId("reading"));
+const list = new CodeList(byId("codes"), { onSelect: showEvidence, onVisit: visitEvidence });
+
+let pdf = null; // the File to be sent instead of the text
+let answered = null; // {answer, text, typed}: what is shown on the right, of which note
+let running = null; // AbortController of the prediction under way
+let threshold = null; // null: the model's own
+let ownThreshold = null;
+
+// --- The note
+
+function showPane(pane) {
+  const shown = pane === "reading" ? "reading" : pdf ? "attachment" : "note";
+  for (const name of ["note", "attachment", "reading"]) byId(name).hidden = name !== shown;
+  byId("edit").hidden = shown !== "reading";
+  byId("source").textContent = shown === "reading" ? answered.source : "";
+}
+
+function setNote(text) {
+  pdf = null;
+  note.value = text;
+  clearProblem();
+  showPane("note");
+  showWhetherStale();
+  note.focus();
+  note.setSelectionRange(0, 0);
+}
+
+function setPdf(file) {
+  pdf = file;
+  byId("attachment-name").textContent = `${file.name}, ${Math.ceil(file.size / 1000)} kB`;
+  clearProblem();
+  showPane("attachment");
+  showWhetherStale();
+}
+
+async function openFile(file) {
+  if (!file || running) return;
+  if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) setPdf(file);
+  else if (file.size > LARGEST_TEXT_FILE) showProblem("This file is too large for a note.");
+  else if (file.type.startsWith("text/") || /\.txt$/i.test(file.name)) setNote(decodeText(await file.arrayBuffer()));
+  else showProblem("Only PDF and plain text files can be read.");
+}
+
+/** UTF-8, or else what Windows programs write. */
+function decodeText(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return new TextDecoder("windows-1252").decode(bytes);
+  }
+}
+
+// --- Prediction
+
+function options() {
+  const given = {
+    recipe: byId("recipe").value || null,
+    threshold,
+    top_k: byId("top-k").valueAsNumber || null,
+    evidence: byId("evidence").value,
+    long_notes: byId("long-notes").value,
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null));
+}
+
+async function predict() {
+  if (running) return;
+  const [file, typed] = [pdf, note.value];
+  if (!file && !typed.trim()) return showProblem("There is no note yet: paste one, or open a file.");
+  if (!byId("top-k").reportValidity()) return;
+  running = new AbortController();
+  const stopClock = showRunning();
+  try {
+    const { signal } = running;
+    const answer = file ? await predictPdf(file, options(), signal) : await predictText(typed, options(), signal);
+    showAnswer({ answer, text: file ? (answer.text ?? "") : typed, typed: file ?? typed, source: sourceOf(file, answer) });
+  } catch (error) {
+    clearAnswer(); // never leave the codes of the note before
+    if (error.name !== "AbortError") onError(error, predict);
+  } finally {
+    running = null;
+    stopClock();
+  }
+}
+
+function sourceOf(file, answer) {
+  if (!file) return "";
+  return answer.pages == null ? file.name : `${file.name}, ${plural(answer.pages, "page")}`;
+}
+
+/** Show that a prediction runs, and for how long; the returned function ends that. */
+function showRunning() {
+  const start = performance.now();
+  const show = () => {
+    byId("progress").textContent = `Predicting… ${((performance.now() - start) / 1000).toFixed(1)} s`;
+  };
+  const setRunning = (runs) => {
+    byId("predict").disabled = runs;
+    byId("cancel").hidden = !runs;
+    byId("hint").hidden = runs;
+    note.readOnly = runs;
+    byId("codes-pane").ariaBusy = String(runs);
+    byId("codes").inert = runs;
+  };
+  clearProblem();
+  setRunning(true);
+  show();
+  const clock = setInterval(show, 100);
+  return () => {
+    clearInterval(clock);
+    setRunning(false);
+    byId("progress").textContent = "";
+  };
+}
+
+// --- The answer
+
+function showAnswer(result) {
+  answered = result;
+  const { answer, text } = result;
+  const codes = byProbability(answer.codes);
+  view.show(text);
+  showPane("reading");
+  byId("count").textContent = codes.length ? String(codes.length) : "";
+  const words = remarks(answer).map(([warns, textContent]) => make("li", { className: warns ? "warning" : "", textContent }));
+  byId("remarks").replaceChildren(...words);
+  if (codes.length) list.show(codes, answer);
+  else list.clear(`No code reaches the threshold of ${percent(answer.threshold)}.`);
+  const { model, engine, processing_time_ms: time } = answer;
+  byId("provenance").textContent = [
+    `${model.recipe} ${model.version}`,
+    engine,
+    `threshold ${percent(answer.threshold)}`,
+    `${Math.round(time)} ms`,
+  ].join(" · ");
+  byId("copy").disabled = byId("download").disabled = false;
+  announce(plural(codes.length, "code"));
+}
+
+function clearAnswer() {
+  answered = null;
+  showPane("note");
+  for (const name of ["count", "provenance"]) byId(name).textContent = "";
+  byId("remarks").replaceChildren();
+  byId("copy").disabled = byId("download").disabled = true;
+  list.clear(INVITATION);
+  view.show("");
+}
+
+/** Say so while the codes on the right are not those of the note on the left. */
+function showWhetherStale() {
+  byId("stale")?.remove();
+  const stale = answered !== null && answered.typed !== (pdf ?? note.value);
+  if (!stale) return;
+  const textContent = "The note on the left was changed since. These codes are of the note before.";
+  byId("remarks").prepend(make("li", { id: "stale", className: "warning", textContent }));
+}
+
+function showEvidence(code) {
+  showPane("reading");
+  const spans = code?.evidence ?? [];
+  view.highlight(spans);
+  if (spans.length) view.reveal(spans[0]);
+  if (code) announce(spans.length ? `${plural(spans.length, "passage")} marked` : "No evidence found");
+}
+
+function visitEvidence(span) {
+  showPane("reading");
+  view.visit(span);
+}
+
+function download() {
+  const json = new Blob([JSON.stringify(answered.answer, null, 2)], { type: "application/json" });
+  const link = make("a", { href: URL.createObjectURL(json), download: "medcode-answer.json" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+async function copyCodes() {
+  const rows = byProbability(answered.answer.codes).map(({ system, code, description, probability }) =>
+    [system, code, (description ?? "").replace(/\s+/g, " "), probability ?? ""].join("\t"),
+  );
+  await copyText(rows.join("\n"));
+  announce(`${plural(rows.length, "code")} copied`);
+  byId("copy").textContent = "Copied";
+  setTimeout(() => (byId("copy").textContent = "Copy codes"), 1500);
+}
+
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // Browsers have no clipboard on plain http, as on a hospital's own network.
+  const area = make("textarea", { value: text, className: "unseen" });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+// --- Problems and the key
+
+function onError(error, again) {
+  if (!(error instanceof Problem)) throw error;
+  if (error.wantsKey) return askForKey(again);
+  const fields = error.errors.map(({ loc, msg }) => `${loc.slice(1).join(".")}: ${msg}`);
+  const sentences = [error.title, error.detail, ...fields].filter(Boolean).join(". ");
+  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
+  showProblem(`${sentences.replace(/\.?$/, ".")}${wait}`, error.requestId);
+}
+
+function showProblem(words, requestId = null) {
+  const parts = requestId ? [" ", make("span", { className: "request", textContent: `Request ${requestId}` })] : [];
+  byId("problem").replaceChildren(words, ...parts);
+  byId("problem").hidden = false;
+}
+
+function clearProblem() {
+  byId("problem").hidden = true;
+  byId("problem").replaceChildren();
+}
+
+let afterKey = null;
+
+/** Show the key's field; once a key is given, go on with what was refused. */
+function askForKey(again) {
+  if (!byId("key-form").hidden && byId("key").value) byId("key-hint").textContent = "The server did not accept this key.";
+  byId("key-form").hidden = false;
+  if (afterKey !== predict) afterKey = again; // a prediction goes before the model's card
+  byId("key").focus();
+}
+
+function giveKey(event) {
+  event.preventDefault();
+  useKey(byId("key").value);
+  const again = afterKey;
+  afterKey = null;
+  if (again !== loadCard) loadCard();
+  again?.();
+}
+
+// --- The model
+
+async function loadCard() {
+  try {
+    const card = await modelCard(byId("recipe").value);
+    showCard(byId("card"), card);
+    ownThreshold = card.threshold ?? null;
+    showRecipes(card.recipes ?? [card.recipe], card.recipe);
+    showThreshold();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    byId("card").textContent = error.message;
+    if (error.wantsKey) askForKey(loadCard);
+  }
+}
+
+function showRecipes(recipes, chosen) {
+  const entries = recipes.map((recipe) => make("option", { value: recipe, textContent: recipe }));
+  byId("recipe").replaceChildren(...entries);
+  byId("recipe").value = chosen;
+  byId("recipe-field").hidden = recipes.length < 2;
+}
+
+function showThreshold() {
+  const own = ownThreshold === null ? "the model's own" : `${percent(ownThreshold)}, the model's own`;
+  byId("threshold-value").textContent = threshold === null ? own : percent(threshold);
+  if (threshold === null && ownThreshold !== null) byId("threshold").value = ownThreshold * 100;
+  byId("threshold-reset").hidden = threshold === null;
+}
+
+function setThreshold(value) {
+  threshold = value;
+  showThreshold();
+}
+
+const announce = (words) => (byId("announcer").textContent = words);
+
+// --- Events
+
+const onClick = (id, action) => byId(id).addEventListener("click", () => action());
+onClick("predict", predict);
+onClick("cancel", () => running?.abort());
+onClick("example", () => setNote(EXAMPLE));
+onClick("open", () => byId("file").click());
+onClick("edit", () => showPane("note"));
+onClick("download", download);
+onClick("copy", copyCodes);
+onClick("threshold-reset", () => setThreshold(null));
+onClick("clear", () => {
+  running?.abort();
+  clearAnswer();
+  setNote("");
+});
+note.addEventListener("input", showWhetherStale);
+byId("threshold").addEventListener("input", ({ target }) => setThreshold(target.valueAsNumber / 100));
+byId("recipe").addEventListener("change", () => {
+  setThreshold(null);
+  loadCard();
+});
+byId("key-form").addEventListener("submit", giveKey);
+byId("file").addEventListener("change", ({ target }) => {
+  openFile(target.files[0]);
+  target.value = ""; // so that the same file can be opened again
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    predict();
+  } else if (event.key === "Escape") {
+    running?.abort();
+    byId("model").open = false;
+  }
+});
+
+// Dropped anywhere: a browser would leave the page to show the file. Text that is dragged goes where it always does.
+const hasFiles = (event) => event.dataTransfer.types.includes("Files");
+document.addEventListener("dragover", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", (event) => {
+  if (event.relatedTarget === null) document.body.classList.remove("dropping");
+});
+document.addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  openFile(event.dataTransfer.files[0]);
+});
+
+document.addEventListener("click", ({ target }) => {
+  if (!byId("model").contains(target)) byId("model").open = false;
+});
+
+clearAnswer();
+loadCard();
+followHealth(loadCard);
