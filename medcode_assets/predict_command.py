@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Format = Literal["json", "table"]
 
-STANDARD_INPUT = Path("-")
+STANDARD_STREAM = Path("-")
+"""Standard input as a source, standard output as a goal."""
 PORTION = 4
 """Batches that are predicted together before their answers are written: notes of like length can share a batch, and
 what is in memory stays small."""
@@ -103,7 +104,7 @@ def _read_note(
             note, pages = document.text, document.pages
         else:
             assert file is not None
-            note = (sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()).decode()
+            note = (sys.stdin.buffer.read() if file == STANDARD_STREAM else file.read_bytes()).decode()
     except OSError as error:
         raise MedcodeError(f"{pdf or file}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -162,13 +163,14 @@ class _Tally:
     answered: int = 0
     problems: int = 0
     version: str | None = None
-    """Bundle of the earlier runs' answers."""
+    """Bundle of the last answer."""
 
     def add(self, result: dict[str, Any]) -> None:
         if "problem" in result:
             self.problems += 1
         else:
             self.answered += 1
+            self.version = result["prediction"]["model"]["version"]
 
     @property
     def notes(self) -> int:
@@ -199,30 +201,31 @@ def predict_lines(
         MedcodeError: a file cannot be read or written, `output` holds something else, or the engine cannot answer.
     """
     _refuse_missing_folder(output)
+    output = None if output == STANDARD_STREAM else output
     if output is not None and output.exists() and jsonl.exists() and output.samefile(jsonl):
         raise MedcodeError(f"--output {output}: holds the notes; name another file for the answers")
     with ExitStack() as files:
-        notes = _notes(_opened(files, jsonl, "rb", sys.stdin.buffer))
-        results = _opened(files, output, "wb" if overwrite else "a+b", sys.stdout.buffer)
-        tally = _Tally() if output is None else _skip_answered(results, output, notes)
+        notes = _notes(_opened(files, jsonl, "rb") if jsonl != STANDARD_STREAM else sys.stdin.buffer)
+        goes_on = output is not None and output.exists() and not overwrite
+        tally = _skip_answered(output, notes) if output is not None and goes_on else _Tally()
         before = tally.notes
+        results = sys.stdout.buffer if output is None else _opened(files, output, "ab" if goes_on else "wb")
         try:
             _predict_rest(settings, options, notes, results, tally, _count(jsonl))
         except BrokenPipeError:  # `medcode predict --jsonl … | head`
+            # What is left in the buffer is flushed at the end, and has to go somewhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:
-            raise MedcodeError(f"{output or 'standard output'}: {error.strerror}; some notes have no answer") from None
+            return
     earlier = f"; {before:,} of them by an earlier run" if before else ""
     typer.echo(
         f"{tally.notes:,} notes: {tally.answered:,} answered, {tally.problems:,} with a problem{earlier}", err=True
     )
 
 
-def _opened(files: ExitStack, path: Path | None, mode: str, standard: IO[bytes]) -> IO[bytes]:
-    if path is None or path == STANDARD_INPUT:
-        return standard
+def _opened(files: ExitStack, path: Path, mode: str) -> IO[bytes]:
     try:
-        opened: IO[bytes] = files.enter_context(path.open(mode))
+        # Written without a buffer: what a full disk did not take would be in there, and fail again on closing.
+        opened: IO[bytes] = files.enter_context(path.open(mode, buffering=-1 if mode == "rb" else 0))
     except OSError as error:
         raise MedcodeError(f"{path}: {error.strerror}") from None
     return opened
@@ -245,23 +248,23 @@ def _parse(line: bytes) -> _Note:
     from medcode_serving.predictor import is_unicode
 
     def refused(kind: str, detail: str) -> _Note:
-        return _Note(id_, problem={"type": kind, "detail": detail})
+        return _Note(id_, problem=_problem(kind, detail))
 
     id_: str | int | None = None
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):  # ValueError is also what JSON and UTF-8 raise
-        return refused("not_json", "the line is no JSON in UTF-8")
+        return refused("invalid_json", "the line is no JSON in UTF-8")
     if not isinstance(content, dict):
-        return refused("invalid", 'the line is not of the form {"id": ..., "text": ...}')
+        return refused("invalid_request", 'the line is not of the form {"id": ..., "text": ...}')
     name = content.get("id")
     if isinstance(name, str | int) and not isinstance(name, bool):
         id_ = name
     elif name is not None:
-        return refused("invalid", "the id is neither a string nor a whole number")
+        return refused("invalid_request", "the id is neither a string nor a whole number")
     text = content.get("text")
     if not isinstance(text, str):
-        return refused("invalid", "the line has no text")
+        return refused("invalid_request", "the line has no text")
     if not text.strip():
         return refused("empty", "the text is empty")
     if not is_unicode(text):
@@ -269,32 +272,37 @@ def _parse(line: bytes) -> _Note:
     return _Note(id_, text)
 
 
-def _skip_answered(results: IO[bytes], path: Path, notes: Iterator[_Note]) -> _Tally:
+def _problem(kind: str, detail: str) -> dict[str, str]:
+    """Return what a line says instead of a prediction; kinds as in the API's problem documents."""
+    return {"type": f"urn:medcode:problem:{kind}", "detail": detail}
+
+
+def _skip_answered(path: Path, notes: Iterator[_Note]) -> _Tally:
     """Take the notes that have a result already, and cut off a result that a killed run left half-written.
 
     Raises:
-        MedcodeError: the file holds something else, or results of other notes.
+        MedcodeError: the file holds something else, or results of other notes; it stays as it is.
     """
     tally, whole = _Tally(), 0
     anew = "name another file, or start anew with --overwrite"
-    results.seek(0)
-    for number, line in enumerate(results, start=1):
-        torn = not line.endswith(b"\n")
-        result = None if torn else _result(line)
-        if result is None:
+    with ExitStack() as files:
+        for number, line in enumerate(_opened(files, path, "rb"), start=1):
+            torn = not line.endswith(b"\n")
             if torn and line.startswith(b'{"id": '[: len(line)]):
                 break
-            raise MedcodeError(f"{path}, line {number}: no answer of `medcode predict --jsonl`; {anew}")
-        note = next(notes, None)
-        if note is None:
-            raise MedcodeError(f"{path} has more answers than there are notes; {anew}")
-        if note.id != result["id"]:
-            raise MedcodeError(f"{path}, line {number}: answers another note than note {number} of the input; {anew}")
-        tally.add(result)
-        if "prediction" in result:
-            tally.version = result["prediction"]["model"]["version"]
-        whole += len(line)
-    results.truncate(whole)
+            result = None if torn else _result(line)
+            if result is None:
+                raise MedcodeError(f"{path}, line {number}: no answer of `medcode predict --jsonl`; {anew}")
+            note = next(notes, None)
+            if note is None:
+                raise MedcodeError(f"{path} has more answers than there are notes; {anew}")
+            if note.id != result["id"]:
+                raise MedcodeError(
+                    f"{path}, line {number}: answers another note than the input's note {number}; {anew}"
+                )
+            tally.add(result)
+            whole += len(line)
+    os.truncate(path, whole)
     return tally
 
 
@@ -321,24 +329,40 @@ def _predict_rest(
 
     from medcode_serving.predictor import load_predictor
 
-    predictor: Predictor | None = None  # loaded once there is something to predict
+    size = PORTION * settings.generation.batch_size
+    portion = list(islice(notes, size))
+    if not portion:
+        return  # without loading a model first
+    predictor = load_predictor(settings, options.recipe)
+    _refuse_other_bundle(tally, predictor)
     with tqdm(total=total, initial=tally.notes, desc="predicting", unit="note", mininterval=1) as bar:
 
         def on_progress(more: int) -> None:
             bar.update(more)
 
-        while portion := list(islice(notes, PORTION * settings.generation.batch_size)):
-            if predictor is None:
-                predictor = load_predictor(settings, options.recipe)
-                _refuse_other_bundle(tally, predictor)
+        while portion:
             readable = [note.text for note in portion if note.problem is None]
-            bar.update(len(portion) - len(readable))
-            outcomes = iter(_outcomes(predictor, readable, options, on_progress))
+            on_progress(len(portion) - len(readable))
+            outcomes = _outcomes(predictor, readable, options, on_progress)
+            lines = bytearray()
             for note in portion:
                 result = {"id": note.id} | ({"problem": note.problem} if note.problem else next(outcomes))
-                results.write(json.dumps(result).encode() + b"\n")
+                lines += json.dumps(result).encode() + b"\n"
                 tally.add(result)
-            results.flush()
+            _write(results, lines)
+            portion = list(islice(notes, size))
+
+
+def _write(results: IO[bytes], lines: bytes | bytearray) -> None:
+    rest = memoryview(lines)
+    try:
+        while rest:
+            rest = rest[results.write(rest) :]
+        results.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise MedcodeError(f"{results.name}: {error.strerror}; the same command goes on from here") from None
 
 
 def _refuse_other_bundle(tally: _Tally, predictor: "Predictor") -> None:
@@ -363,7 +387,7 @@ def _outcomes(
     for note, prediction in zip(notes, predictions, strict=True):
         if prediction.outcome == "too_long":
             detail = "the note is longer than the model reads at once; allow `shorten` or `windows`"
-            yield {"problem": {"type": "too_long", "detail": detail}}
+            yield {"problem": _problem("too_long", detail)}
             continue
         start = time.perf_counter()
         codes = predictor.select(prediction, options)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -32,6 +33,7 @@ from medcode_serving.bundle import (
     write_bundle,
     write_gates,
 )
+from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
@@ -136,6 +138,9 @@ def compose_bundle(
     linear: Path | None,
 ) -> tuple[Bundle, bool]:
     """Write a bundle, or open the one that the same inputs made before; return it and whether it was there."""
+    from medcode_serving.decoding import cached_trie
+    from medcode_serving.engines.transformers import load_tokenizer
+
     target = root / recipe / version
     if target.exists():
         try:
@@ -155,7 +160,11 @@ def compose_bundle(
         data=data,
         provenance=provenance,
     )
-    return write_bundle(root, manifest, adapter=adapter, codes=codes, linear=linear), False
+    with tempfile.TemporaryDirectory() as folder:
+        tries = Path(folder)
+        texts = [code.text for code in Vocabulary.read(codes).codes]
+        cached_trie(load_tokenizer(base.path), texts, [tries])  # so that no service has to build it when it starts
+        return write_bundle(root, manifest, adapter=adapter, codes=codes, linear=linear, tries=tries), False
 
 
 def data_version(con: "duckdb.DuckDBPyConnection", partition: str, release: str, train_documents: int) -> DataVersion:

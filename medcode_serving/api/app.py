@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from medcode_serving.api import admin, batches, browsers, codes, health, metrics, model, openai, page, predictions
 from medcode_serving.api.audit import AuditLog
 from medcode_serving.api.body_limit import BodyLimit
-from medcode_serving.api.keys import KeyRing
+from medcode_serving.api.keys import KeyGate, KeyRing
 from medcode_serving.api.metrics import Metrics
 from medcode_serving.api.problems import describe_problems, install_handlers, problem_responses
 from medcode_serving.api.rate_limits import RateLimits
@@ -30,6 +30,10 @@ Clinical text in, medical codes out. **Not for clinical use**: codes must be che
 
 Errors are problem documents (RFC 9457) with a request id; none repeats the note.
 """
+
+
+OPEN_PATHS = ("/health", "/ui", "/docs", "/redoc", "/openapi.json")
+"""What needs no key: probes, the page, and the description of the API."""
 
 
 def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> FastAPI:
@@ -85,11 +89,16 @@ def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> Fa
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=problem_responses(500),
+        # FastAPI records exceptions, paths and queries as soon as anything in the process sets up OpenTelemetry.
+        telemetry=dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False),
     )
     install_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
+    # What is added last is outermost: a request comes in from below.
+    app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes, streamed_paths=["/predict/batch"])
+    app.add_middleware(KeyGate, open_paths=OPEN_PATHS)
+    browsers.refuse_strangers(app, settings.api)
+    app.add_middleware(RequestLog, metrics=meters)
     browsers.install(app, settings.api)
-    app.add_middleware(RequestLog, metrics=meters)  # added last is outermost
     for router in (health, model, predictions, batches, codes, openai, admin, metrics):
         app.include_router(router.router)
     if settings.api.ui:

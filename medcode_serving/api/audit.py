@@ -78,7 +78,10 @@ class AuditLog:
     def close(self) -> None:
         """Close the file."""
         if self._handler is not None:
-            self._handler.close()
+            try:
+                self._handler.close()
+            except OSError as error:  # what a full disk kept in the buffer
+                _report(error)
 
 
 def _answer(response: PredictionResponse) -> dict[str, object]:

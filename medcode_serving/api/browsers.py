@@ -31,7 +31,13 @@ PROBES = "/health/"
 
 
 def refuse_strangers(app: FastAPI, settings: ApiSettings) -> None:
-    """Refuse unknown hosts and what foreign pages send. To be called before `RequestLog` is added, which logs it."""
+    """Refuse unknown hosts and what foreign pages send.
+
+    To be called before `RequestLog` is added, which names and logs such requests.
+
+    Raises:
+        MedcodeError: a host or origin is malformed, or every page is let in though no key is needed.
+    """
     app.add_middleware(
         StrangerCheck, hosts=_hosts(settings), origins=_origins(settings, settings.keys_file is not None)
     )
@@ -43,7 +49,7 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
     To be called after `RequestLog` is added, so that its answers to unforeseen errors have the headers too.
 
     Raises:
-        MedcodeError: an origin is malformed, or every page is let in though no key is needed.
+        MedcodeError: as `refuse_strangers`.
     """
     origins = _origins(settings, settings.keys_file is not None)
     if origins:
@@ -53,6 +59,7 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
             allow_methods=("GET", "POST"),
             allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID"),
             expose_headers=("X-Request-ID", "Retry-After"),
+            allow_private_network=True,  # a page that is named may ask a server in the house
         )
     app.add_middleware(SecurityHeaders)
 
@@ -150,17 +157,27 @@ def _origins(settings: ApiSettings, keys_required: bool) -> tuple[str, ...]:
                 "api.cors_origins: '*' lets every page that this machine's user visits ask; name the pages, or set "
                 "api.keys_file"
             )
-        scheme, _, host = origin.partition("://")
-        if scheme not in ("http", "https") or urlsplit(origin).netloc != host or not host or origin != origin.lower():
+        if not _is_origin(origin):
             raise MedcodeError(
                 f"api.cors_origins: {origin!r} is no origin; write it as browsers do, as in https://coding.example"
             )
     return settings.cors_origins
 
 
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https") and bool(parts.netloc) and text == f"{parts.scheme}://{parts.netloc.lower()}"
+    )
+
+
 def _hostname(authority: str) -> str | None:
     """Return the host of host[:port], without the brackets of IPv6; None if it is malformed."""
     try:
-        return urlsplit(f"//{authority}").hostname
+        parts = urlsplit(f"//{authority}")
+        return None if parts.path or parts.query or parts.fragment or "@" in parts.netloc else parts.hostname
     except ValueError:
         return None

@@ -27,11 +27,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "trusted-types 'none'",
     ]
 )
-HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
@@ -52,4 +47,6 @@ def _file(name: str) -> FileResponse:
     path = FILES.get(name)
     if path is None:
         raise HTTPException(404)
-    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS)
+    return FileResponse(
+        path, media_type=MEDIA_TYPES[path.suffix], headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+    )

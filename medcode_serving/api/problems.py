@@ -182,10 +182,12 @@ def _documented_names(app: FastAPI) -> frozenset[str]:
     return names
 
 
-def _names(description: dict[str, Any]) -> Iterator[str]:
-    for schema in description["components"]["schemas"].values():
-        yield from schema.get("properties", {})
-    for path in description.get("paths", {}).values():
-        for operation in path.values():
-            for parameter in operation.get("parameters", []):
-                yield parameter["name"]
+def _names(part: Any) -> Iterator[str]:
+    """Yield the names of fields and parameters anywhere in a part of the description."""
+    if isinstance(part, dict):
+        if isinstance(part.get("properties"), dict):
+            yield from part["properties"]
+        if "in" in part and isinstance(part.get("name"), str):
+            yield part["name"]
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _names(inner)

@@ -7,6 +7,7 @@ import traceback
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medcode_serving.api.connection import CLIENT_GONE, ClientGoneError
@@ -52,7 +53,7 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_identified)
-        except ClientGoneError:
+        except (ClientGoneError, ClientDisconnect):
             status = CLIENT_GONE
             if self._metrics is not None:
                 self._metrics.rejected.labels("disconnected").inc()

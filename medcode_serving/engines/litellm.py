@@ -4,17 +4,17 @@ Notes go to a host only if it is this machine or the settings name it.
 """
 
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.decoding import parse_codes
+from medcode_serving.decoding import mention_probability, parse_answer
 from medcode_serving.engines.constraints import CodeLanguage
 from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Prediction, ScoredCode
 from medcode_serving.engines.remote_hosts import direct_client, refuse_remote_host, served_by
@@ -145,19 +145,18 @@ class LiteLLMEngine:
         return self._parsed(choice, self._limit(options))
 
     def _parsed(self, choice: Any, limit: int) -> Prediction:
-        answer = (choice.text if self._remote.protocol == "completions" else choice.message.content) or ""
-        cut = choice.finish_reason == "length"
-        if cut:  # the last code may be half of one, and half of E11.65 is a code as well
-            answer = answer[: max(answer.rfind(","), answer.rfind("\n"), 0)]
-        indices, dropped = parse_codes(answer, self._vocabulary)
-        rows = [self._vocabulary.codes[index] for index in indices[:limit]]
+        text: str = (choice.text if self._remote.protocol == "completions" else choice.message.content) or ""
+        parsed = parse_answer(text, self._vocabulary, cut=choice.finish_reason == "length")
         tokens = told_tokens(choice)
-        return Prediction(
-            codes=tuple(
-                ScoredCode(row.system, row.code, row.description, code_probability(row.text, tokens)) for row in rows
-            ),
-            dropped=dropped + cut,
-        )
+        # A server may tell the end's token as well, or strip a space that the first token has.
+        begin = "".join(token for token, _ in tokens).find(text)
+        codes = []
+        for mention in parsed.mentions[:limit]:
+            row = self._vocabulary.codes[mention.index]
+            place = replace(mention, start=mention.start + begin, end=mention.end + begin)
+            probability = mention_probability(place, tokens) if begin >= 0 else None
+            codes.append(ScoredCode(row.system, row.code, row.description, probability))
+        return Prediction(tuple(codes), dropped=parsed.dropped)
 
     def _complete(self, prompt: str, extra: dict[str, Any]) -> Any:
         """Return the server's choice; None if the prompt is too long for it."""
@@ -239,18 +238,3 @@ def told_tokens(choice: Any) -> list[tuple[str, float | None]]:
     tokens = getattr(logprobs, "tokens", None) or []
     values = getattr(logprobs, "token_logprobs", None) or []
     return list(zip(tokens, values, strict=True)) if len(tokens) == len(values) else []
-
-
-def code_probability(code: str, tokens: Sequence[tuple[str, float | None]]) -> float | None:
-    """Multiply the probabilities of the tokens that a code was written with; None if it is not in them."""
-    # A code is not part of a longer one: E11 is not looked for in E11.9.
-    pattern = rf"(?<![A-Z0-9.]){re.escape(code)}(?!\.?[A-Z0-9])"
-    found = re.search(pattern, "".join(token for token, _ in tokens), flags=re.IGNORECASE)
-    if not found:
-        return None
-    start, total = 0, 0.0
-    for token, value in tokens:
-        if start < found.end() and start + len(token) > found.start() and value is not None:
-            total += value
-        start += len(token)
-    return math.exp(min(0.0, total))

@@ -5,7 +5,7 @@ not, as the linear model learned them, and by the words of the code's title. Wha
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +13,16 @@ import numpy as np
 
 from medcode_serving.evidence.negation import negated
 from medcode_serving.evidence.sentences import sentences
-from medcode_serving.evidence.spans import Span, trim
+from medcode_serving.evidence.spans import Span
 from medcode_serving.linear.model import LinearModel
-from medcode_serving.linear.phrases import find_sorted, ranges
+from medcode_serving.linear.phrases import BELIEFS, find_sorted, ranges
 from medcode_serving.linear.text import STOP_WORDS, pair_hashes, phrase_hash, place_tokens, title_stem, title_stems
 
 LONGEST_SPAN = 300
-"""Characters. Of a longer sentence the stretch around its most telling words is given."""
+"""Characters. Of a longer sentence the stretch around its most telling word is given."""
 
-_BELIEF = 2.0
+_BELIEF = BELIEFS[-1]
+"""The careful one: of two words the one seen more often is shown. Best on made-up notes whose evidence is known."""
 _LEAST_ODDS_RATIO = 3.0
 """A phrase counts if it makes the code this much likelier..."""
 _LEAST_PROBABILITY = 0.03
@@ -37,26 +38,25 @@ _LEAST_SHARE = 0.25
 
 @dataclass(frozen=True)
 class _Words:
-    """The telling words of a note, in order: stop words and ends of sentences are left out, negated words kept."""
+    """The words of a note, in order, without stop words and ends of sentences."""
 
     starts: np.ndarray
     ends: np.ndarray
     stems: np.ndarray
     """uint64."""
-    sentence: np.ndarray
+    sentence: list[int]
     """Number of the sentence that the word stands in."""
-    negated: np.ndarray
-    """bool."""
+    negated: list[bool]
     phrases: np.ndarray
-    """Hashes of all words, then of pairs, uint64."""
-    pairs: np.ndarray
+    """Hashes of all words, then of pairs of neighbours, uint64; 0 where a number is in it."""
+    pairs: list[int]
     """The words that are the left ones of the pairs."""
 
     def members(self, phrase: int) -> tuple[int, ...]:
         """Return the one or two words of a phrase."""
         if phrase < len(self.starts):
             return (phrase,)
-        left = int(self.pairs[phrase - len(self.starts)])
+        left = self.pairs[phrase - len(self.starts)]
         return (left, left + 1)
 
 
@@ -86,40 +86,33 @@ class LexicalEvidence:
         """
         bounds = sentences(note)
         words = _read(note, bounds)
-        by_phrase = self._phrase_weights(words, codes)
-        return [
-            self._strongest(note, bounds, words, weights, self._title_weights(words, code))[:most]
-            for code, weights in zip(codes, by_phrase, strict=True)
-        ]
+        found = []
+        for code, weights in zip(codes, self._phrase_weights(words, codes), strict=True):
+            strongest = _weigh_sentences(words, weights, self._title_weights(words, code))[:most]
+            found.append([Span(*_shorten(bounds[one.sentence], words, one.word), one.score) for one in strongest])
+        return found
 
     def _phrase_weights(self, words: _Words, codes: Sequence[tuple[str, str]]) -> list[dict[int, float]]:
         """Return for each code how far each of the note's phrases lifts it from its prior to certainty."""
         weights: list[dict[int, float]] = [{} for _ in codes]
         table, asked = self._phrases, [self._trained.get(code, -1) for code in codes]
-        if table is None or not len(words.phrases) or max(asked, default=-1) < 0:
+        rows = find_sorted(table.keys, np.unique(words.phrases)) if table else np.zeros(0, np.int64)
+        if table is None or not len(rows):
             return weights
-        distinct, place = np.unique(words.phrases, return_inverse=True)
-        rows = find_sorted(table.keys, distinct)
+        place = np.minimum(np.searchsorted(table.keys[rows], words.phrases), len(rows) - 1)
+        known = np.flatnonzero(table.keys[rows][place] == words.phrases)
         sizes = table.starts[rows + 1] - table.starts[rows]
-        pairs, row_of_pair = ranges(table.starts[rows], sizes), np.repeat(rows, sizes)
-        wanted = np.zeros(len(table.prior), bool)
-        wanted[[code for code in asked if code >= 0]] = True
-        kept = wanted[table.codes[pairs]]
-        pairs, row_of_pair = pairs[kept], row_of_pair[kept]
-        row_of_phrase = np.searchsorted(table.keys, distinct)[place]
+        pairs, row = ranges(table.starts[rows], sizes), np.repeat(np.arange(len(rows)), sizes)
+        kept = np.isin(table.codes[pairs], asked)
+        pairs, row = pairs[kept], row[kept]
         for number, code in enumerate(asked):
-            if code < 0:
-                continue
             own = table.codes[pairs] == code
-            prior = float(table.prior[code])
-            p = (table.hits[pairs[own]] + _BELIEF * prior) / (table.documents[row_of_pair[own]] + _BELIEF)
-            telling = (p * (1 - prior) >= _LEAST_ODDS_RATIO * prior * (1 - p)) & (p >= _LEAST_PROBABILITY)
-            lift = dict(
-                zip(row_of_pair[own][telling].tolist(), ((p[telling] - prior) / (1 - prior)).tolist(), strict=True)
-            )
-            for phrase in np.flatnonzero(np.isin(row_of_phrase, list(lift))).tolist():
-                if words.phrases[phrase] == table.keys[row_of_phrase[phrase]]:
-                    weights[number][phrase] = lift[int(row_of_phrase[phrase])]
+            if own.any():
+                documents = table.documents[rows[row[own]]]
+                lift = np.zeros(len(rows))
+                lift[row[own]] = _lift(table.hits[pairs[own]], documents, float(table.prior[code]))
+                found = known[lift[place[known]] > 0]
+                weights[number] = dict(zip(found.tolist(), lift[place[found]].tolist(), strict=True))
         return weights
 
     def _title_weights(self, words: _Words, code: tuple[str, str]) -> dict[int, float]:
@@ -130,33 +123,51 @@ class LexicalEvidence:
         found = np.flatnonzero(np.isin(words.stems, np.array(stems, np.uint64)))
         return {word: share[int(words.stems[word])] for word in found.tolist()}
 
-    def _strongest(
-        self,
-        note: str,
-        bounds: Sequence[tuple[int, int]],
-        words: _Words,
-        phrases: Mapping[int, float],
-        title: Mapping[int, float],
-    ) -> list[Span]:
-        support: dict[int, tuple[dict[int, float], dict[int, float]]] = {}
-        for phrase, weight in phrases.items():
-            if not any(words.negated[word] for word in words.members(phrase)):
-                support.setdefault(int(words.sentence[words.members(phrase)[0]]), ({}, {}))[0][phrase] = weight
-        for word, share in title.items():
-            if not words.negated[word]:
-                support.setdefault(int(words.sentence[word]), ({}, {}))[1][word] = share
-        spans = []
-        for sentence, (by_phrase, by_title) in support.items():
-            doubt, telling = _doubt_of_phrases(words, by_phrase)
-            coverage = sum({int(words.stems[word]): share for word, share in by_title.items()}.values())
-            if coverage >= _LEAST_COVERAGE:
-                doubt *= 1 - _TITLE_TRUST * coverage**2
-                telling += [(share, word) for word, share in by_title.items()]
-            if 1 - doubt >= _LEAST_SCORE:
-                anchor = max(telling, key=lambda pair: (pair[0], -pair[1]))[1]
-                spans.append(Span(*_shorten(note, bounds[sentence], words, anchor), 1 - doubt))
-        spans.sort(key=lambda span: (-span.score, span.start))
-        return [span for span in spans if span.score >= _LEAST_SHARE * spans[0].score]
+
+@dataclass(frozen=True)
+class _Support:
+    """A sentence that supports a code."""
+
+    sentence: int
+    score: float
+    word: int
+    """Its most telling word."""
+
+
+def _weigh_sentences(words: _Words, phrases: Mapping[int, float], title: Mapping[int, float]) -> list[_Support]:
+    """Return the sentences that support a code enough, the strongest first.
+
+    Args:
+        words: The note.
+        phrases: Lift of each phrase that tells of the code.
+        title: Share of each word that is in the code's title.
+    """
+    by_sentence: defaultdict[int, tuple[dict[int, float], dict[int, float]]] = defaultdict(lambda: ({}, {}))
+    for phrase, lift in phrases.items():
+        members = words.members(phrase)
+        if not any(words.negated[word] for word in members):
+            by_sentence[words.sentence[members[0]]][0][phrase] = lift
+    for word, share in title.items():
+        if not words.negated[word]:
+            by_sentence[words.sentence[word]][1][word] = share
+    found = []
+    for sentence, (lifts, shares) in by_sentence.items():
+        doubt, telling = _doubt_of_phrases(words, lifts)
+        coverage = sum({int(words.stems[word]): share for word, share in shares.items()}.values())
+        if coverage >= _LEAST_COVERAGE:
+            doubt *= 1 - _TITLE_TRUST * coverage**2
+            telling += [(share, word) for word, share in shares.items()]
+        if 1 - doubt >= _LEAST_SCORE:
+            found.append(_Support(sentence, 1 - doubt, max(telling, key=lambda pair: (pair[0], -pair[1]))[1]))
+    found.sort(key=lambda one: (-one.score, one.sentence))
+    return [one for one in found if one.score >= _LEAST_SHARE * found[0].score]
+
+
+def _lift(hits: np.ndarray, documents: np.ndarray, prior: float) -> np.ndarray:
+    """Return how far phrases lift a code from its prior (0) to certainty (1); 0 for those that tell too little."""
+    p = (hits + _BELIEF * prior) / (documents + _BELIEF)
+    telling = (p * (1 - prior) >= _LEAST_ODDS_RATIO * prior * (1 - p)) & (p >= _LEAST_PROBABILITY)
+    return np.where(telling, (p - prior) / (1 - prior), 0.0)
 
 
 def _doubt_of_phrases(words: _Words, phrases: Mapping[int, float]) -> tuple[float, list[tuple[float, int]]]:
@@ -176,7 +187,7 @@ def _doubt_of_phrases(words: _Words, phrases: Mapping[int, float]) -> tuple[floa
 
 
 def _read(note: str, bounds: Sequence[tuple[int, int]]) -> _Words:
-    starts, ends, hashes, stems, after_break = [], [], [], [], []
+    starts, ends, hashes, stems, numbers, after_break = [], [], [], [], [], []
     broken = True
     for token, start, end in place_tokens(note):
         if not token[0].isalnum():
@@ -186,11 +197,12 @@ def _read(note: str, bounds: Sequence[tuple[int, int]]) -> _Words:
             ends.append(end)
             hashes.append(phrase_hash(token))
             stems.append(title_stem(token))
+            numbers.append(token[0].isdigit() and token[-1].isdigit())
             after_break.append(broken)
             broken = False
     begins = np.array(starts, np.int64)
     sentence = np.searchsorted([start for start, _ in bounds], begins, side="right") - 1
-    words = np.array(hashes, np.uint64)
+    words, number = np.array(hashes, np.uint64), np.array(numbers, bool)
     left = np.flatnonzero(~np.array(after_break[1:], bool) & (sentence[1:] == sentence[:-1]))
     is_negated = np.zeros(len(begins), bool)
     for bound in bounds:
@@ -200,25 +212,28 @@ def _read(note: str, bounds: Sequence[tuple[int, int]]) -> _Words:
         begins,
         np.array(ends, np.int64),
         np.array(stems, np.uint64),
-        sentence,
-        is_negated,
-        np.concatenate([words, pair_hashes(words[left], words[left + 1])]),
-        left,
+        sentence.tolist(),
+        is_negated.tolist(),
+        np.where(
+            np.concatenate([number, number[left] | number[left + 1]]),
+            np.uint64(0),  # "122" and "93 %" were in the notes by chance
+            np.concatenate([words, pair_hashes(words[left], words[left + 1])]),
+        ),
+        left.tolist(),
     )
 
 
-def _shorten(note: str, bound: tuple[int, int], words: _Words, anchor: int) -> tuple[int, int]:
-    """Return the sentence, or what stands around a word of it, cut between words."""
+def _shorten(bound: tuple[int, int], words: _Words, word: int) -> tuple[int, int]:
+    """Return the sentence, or the words around one of its words."""
     start, end = bound
     if end - start <= LONGEST_SPAN:
         return bound
-    middle = int(words.starts[anchor] + words.ends[anchor]) // 2
+    middle = int(words.starts[word] + words.ends[word]) // 2
     first = min(max(start, middle - LONGEST_SPAN // 2), end - LONGEST_SPAN)
     inside = np.flatnonzero((words.starts >= first) & (words.ends <= first + LONGEST_SPAN))
-    if anchor not in inside:  # a single word as long as a span
-        return int(words.starts[anchor]), min(int(words.ends[anchor]), int(words.starts[anchor]) + LONGEST_SPAN)
-    last = first + LONGEST_SPAN if first + LONGEST_SPAN == end else int(words.ends[inside[-1]])
-    return trim(note, first if first == start else int(words.starts[inside[0]]), last)
+    if word not in inside:  # a word longer than a span
+        return int(words.starts[word]), int(words.starts[word]) + LONGEST_SPAN
+    return int(words.starts[inside[0]]), int(words.ends[inside[-1]])
 
 
 def _stem_weights(descriptions: Mapping[tuple[str, str], str | None]) -> dict[int, float]:

@@ -22,7 +22,8 @@ _SCOPE_ENDS = r"""
     but | however | although | though | except | besides | has | had | have | presents? | presented | reports?
     | reported | admits? | complains? | complained | positive | found | developed | underwent | was | were | is | are
 """
-_SCOPE_WORDS = 5
+_LOOK_BACK = 60
+"""Characters before "was ruled out" and its like, back to the next comma."""
 
 _BACKWARDS = re.compile(rf"\b(?:{_AFTER})\b", re.IGNORECASE | re.VERBOSE)
 _MARKS = re.compile(
@@ -49,8 +50,7 @@ def negated(note: str, start: int, end: int) -> list[tuple[int, int]]:
     if cue is not None:
         found.append((cue, end))
     for match in _BACKWARDS.finditer(note, start, end):
-        before = re.split(r"[,;:.]|\bbut\b", note[start : match.start()])[-1]
-        words = list(re.finditer(r"\S+", before))[-_SCOPE_WORDS:]
-        if words:
-            found.append((match.start() - len(before) + words[0].start(), match.start()))
+        clause = re.split(r"[,;:.]|\bbut\b", note[max(start, match.start() - _LOOK_BACK) : match.start()])[-1]
+        if clause.strip():
+            found.append((match.start() - len(clause), match.start()))
     return found

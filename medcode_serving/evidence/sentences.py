@@ -20,9 +20,16 @@ _SELDOM_LAST = frozenset(_UNITS_AND_TIMES.split())
 
 _WRAPPED_AT_MOST = 130
 """Characters of a line. A note with a longer one is not hard-wrapped: there every new line ends a sentence."""
+_WRAPPED_AT_LEAST = 60
+"""Characters; no one wraps at less, so shorter lines were ended on purpose."""
 _LONGEST_HEADING = 60
 
-_FULL_STOP = re.compile(r"""(?P<word>[^\s()\[\]]*?)[.!?]+["')\]]*(?P<space>\s+)(?P<next>\S)""")
+# Possessive, and begun at the first mark only: the time stays linear in any text.
+_FULL_STOP = re.compile(r"""(?<![.!?])[.!?]++["')\]]*+\s++(?=(\S))""")
+_WORD_BEFORE = re.compile(r"[^\s()\[\]\"']*$")
+_LONGEST_ABBREVIATION = 8
+_LINE_BEGINS = re.compile(r"(?:\A|\n)[ \t]*\Z")
+_DEEPEST_INDENT = 20
 _ENTRY = re.compile(r"[ \t]*(?:[-*#•·]+[ \t]|\d{1,2}[.)][ \t])")
 _HEADING = re.compile(rf"[ \t]*[A-Z][^\n:.]{{0,{_LONGEST_HEADING}}}:(?=\s|$)")
 
@@ -38,23 +45,23 @@ def sentences(note: str) -> list[tuple[int, int]]:
 
 
 def _full_stops(note: str) -> list[int]:
+    """Return where sentences begin behind a full stop."""
     cuts = []
     for match in _FULL_STOP.finditer(note):
-        word = match["word"].lower().lstrip("\"'")
-        if match["word"][-1:].isdigit() and note[match.start() - 1 : match.start()] in "\n" and word.isdigit():
-            continue  # "1. Aspirin": the number of a list's entry
-        if word in _NEVER_LAST or (len(word) == 1 and match["word"].isupper()):
-            continue
-        if word in _SELDOM_LAST and not match["next"].isupper():
-            continue
-        cuts.append(match.end("space"))
+        before = _WORD_BEFORE.search(note, max(0, match.start() - _LONGEST_ABBREVIATION), match.start())
+        word, begin = before.group() if before else "", before.start() if before else match.start()
+        initial = len(word) == 1 and word.isupper()
+        number_of_entry = word.isdigit() and _LINE_BEGINS.search(note, max(0, begin - _DEEPEST_INDENT), begin)
+        abbreviation = word.lower() in _NEVER_LAST or (word.lower() in _SELDOM_LAST and not match[1].isupper())
+        if not (initial or number_of_entry or abbreviation):
+            cuts.append(match.end())
     return cuts
 
 
 def _line_cuts(note: str) -> list[int]:
     """Return where lines begin that do not go on with the sentence of the line before."""
     lines = note.split("\n")
-    width = max(map(len, lines))
+    width = max(_WRAPPED_AT_LEAST, *map(len, lines))
     cuts, start = [], 0
     for line, following in zip(lines, lines[1:], strict=False):
         start += len(line) + 1

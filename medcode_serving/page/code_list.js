@@ -94,12 +94,12 @@ export class CodeList {
       support == null ? null : `Support ${percent(support)}`,
       support != null && support < LOW_SUPPORT ? "low: this note is unlike those of training" : null,
     ].filter(Boolean);
-    const parts = facts.length ? [make("p", { className: "facts", textContent: facts.join(" · ") })] : [];
-    if (evidence == null) return [...parts, make("p", { className: "facts", textContent: "Evidence was not asked for." })];
-    if (evidence.length === 0) return [...parts, make("p", { className: "facts", textContent: "No evidence found." })];
+    const sentence = (textContent) => make("p", { className: "facts", textContent });
+    const parts = facts.length ? [sentence(facts.join(" · "))] : [];
+    if (evidence == null) return [sentence("Evidence was not asked for."), ...parts];
+    if (evidence.length === 0) return [sentence("No evidence found."), ...parts];
     const spans = evidence.map((span) => make("li", {}, this.#spanButton(span)));
-    const how = make("p", { className: "facts", textContent: EVIDENCE[method] ?? "" });
-    return [make("ul", { className: "spans" }, ...spans), how, ...parts];
+    return [make("ul", { className: "spans" }, ...spans), sentence(EVIDENCE[method] ?? ""), ...parts];
   }
 
   #spanButton(span) {

@@ -1,28 +1,28 @@
-/** A made-up discharge summary with what makes coding hard: abbreviations, denials, a relative's disease. */
-export const EXAMPLE = `Service: MEDICINE   Sex: F
+/** A made-up discharge summary with what makes coding hard: a denial, a relative's disease, a disease named twice. */
+export const EXAMPLE = `Name: ___  Sex: F  Service: MEDICINE
+
+Chief Complaint:
+fever, cough
 
 History of Present Illness:
-74 year old F with COPD, who presented with fever and productive cough for 4 days. On arrival 96/58, 118, 86% on 2L. Chest x-ray showed a right lower lobe infiltrate. She denies chest pain. No history of asthma.
+Ms. ___ is a 74 yo F with chronic obstructive pulmonary disease who presented with cough. Labs pointed to acute kidney injury. On arrival 96/58, 118, 86% 2L. She denies chest pain. No evidence of pulmonary embolism.
 
 Past Medical History:
-Hypertension, hyperlipidemia, hypothyroidism
-T2DM on metformin
+Hypertension, type 2 diabetes mellitus
 
 Family History:
 Father had a stroke.
 
 Brief Hospital Course:
-# Community-acquired pneumonia: treated with ceftriaxone and azithromycin, afebrile since day 3.
-# AKI: creatinine 2.1 on admission, likely from poor intake; back to 0.9 after fluids. Metformin was held.
-# Afib with RVR, new: rate controlled with metoprolol, apixaban started.
-Hypokalemia was repleted.
+Pneumonia was treated and improved by day 3.
+Ms. ___ also developed atrial fibrillation.
 
 Major Procedures:
-None.
+Hemodialysis on ___
 
 Discharge Medications:
-amoxicillin-clavulanate, metoprolol, apixaban, levothyroxine, lisinopril, atorvastatin
+metoprolol 25 mg PO BID
 
 Discharge Instructions:
-You were treated for an infection of the lung. Please see your doctor within one week.
+See your doctor about your infection of the lung in 7 days.
 `;

@@ -4,6 +4,7 @@ import { Problem, health, modelCard, predictPdf, predictText, useKey } from "./c
 import { CodeList, byProbability, remarks } from "./code_list.js";
 import { byId, make, percent, plural } from "./dom.js";
 import { EXAMPLE } from "./example.js";
+import { copyCodes, downloadJson } from "./export.js";
 import { showCard } from "./model_card.js";
 import { NoteView } from "./note_view.js";
 import { followHealth } from "./status.js";
@@ -16,17 +17,20 @@ const view = new NoteView(byId("reading"));
 const list = new CodeList(byId("codes"), { onSelect: showEvidence, onVisit: visitEvidence });
 
 let pdf = null; // the File to be sent instead of the text
-let answered = null; // {answer, text, typed}: what is shown on the right, of which note
+let answered = null; // {answer, text, typed, source}: what is shown on the right, and of which note
 let running = null; // AbortController of the prediction under way
 let threshold = null; // null: the model's own
 let ownThreshold = null;
 
 // --- The note
 
-function showPane(pane) {
-  const shown = pane === "reading" ? "reading" : pdf ? "attachment" : "note";
+const showEditor = () => showOnly(pdf ? "attachment" : "note");
+const showReading = () => showOnly("reading");
+
+function showOnly(shown) {
   for (const name of ["note", "attachment", "reading"]) byId(name).hidden = name !== shown;
   byId("edit").hidden = shown !== "reading";
+  byId("example").hidden = pdf !== null || note.value !== ""; // it would replace what is there
   byId("source").textContent = shown === "reading" ? answered.source : "";
 }
 
@@ -34,7 +38,7 @@ function setNote(text) {
   pdf = null;
   note.value = text;
   clearProblem();
-  showPane("note");
+  showEditor();
   showWhetherStale();
   note.focus();
   note.setSelectionRange(0, 0);
@@ -44,7 +48,7 @@ function setPdf(file) {
   pdf = file;
   byId("attachment-name").textContent = `${file.name}, ${Math.ceil(file.size / 1000)} kB`;
   clearProblem();
-  showPane("attachment");
+  showEditor();
   showWhetherStale();
 }
 
@@ -88,6 +92,7 @@ async function predict() {
   try {
     const { signal } = running;
     const answer = file ? await predictPdf(file, options(), signal) : await predictText(typed, options(), signal);
+    keyAccepted();
     showAnswer({ answer, text: file ? (answer.text ?? "") : typed, typed: file ?? typed, source: sourceOf(file, answer) });
   } catch (error) {
     clearAnswer(); // never leave the codes of the note before
@@ -135,7 +140,7 @@ function showAnswer(result) {
   const { answer, text } = result;
   const codes = byProbability(answer.codes);
   view.show(text);
-  showPane("reading");
+  showReading();
   byId("count").textContent = codes.length ? String(codes.length) : "";
   const words = remarks(answer).map(([warns, textContent]) => make("li", { className: warns ? "warning" : "", textContent }));
   byId("remarks").replaceChildren(...words);
@@ -150,11 +155,12 @@ function showAnswer(result) {
   ].join(" · ");
   byId("copy").disabled = byId("download").disabled = false;
   announce(plural(codes.length, "code"));
+  showWhetherStale();
 }
 
 function clearAnswer() {
   answered = null;
-  showPane("note");
+  showEditor();
   for (const name of ["count", "provenance"]) byId(name).textContent = "";
   byId("remarks").replaceChildren();
   byId("copy").disabled = byId("download").disabled = true;
@@ -172,7 +178,7 @@ function showWhetherStale() {
 }
 
 function showEvidence(code) {
-  showPane("reading");
+  showReading();
   const spans = code?.evidence ?? [];
   view.highlight(spans);
   if (spans.length) view.reveal(spans[0]);
@@ -180,35 +186,16 @@ function showEvidence(code) {
 }
 
 function visitEvidence(span) {
-  showPane("reading");
+  showReading();
   view.visit(span);
 }
 
-function download() {
-  const json = new Blob([JSON.stringify(answered.answer, null, 2)], { type: "application/json" });
-  const link = make("a", { href: URL.createObjectURL(json), download: "medcode-answer.json" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
-async function copyCodes() {
-  const rows = byProbability(answered.answer.codes).map(({ system, code, description, probability }) =>
-    [system, code, (description ?? "").replace(/\s+/g, " "), probability ?? ""].join("\t"),
-  );
-  await copyText(rows.join("\n"));
-  announce(`${plural(rows.length, "code")} copied`);
+async function copy() {
+  const codes = byProbability(answered.answer.codes);
+  await copyCodes(codes);
+  announce(`${plural(codes.length, "code")} copied`);
   byId("copy").textContent = "Copied";
   setTimeout(() => (byId("copy").textContent = "Copy codes"), 1500);
-}
-
-async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  // Browsers have no clipboard on plain http, as on a hospital's own network.
-  const area = make("textarea", { value: text, className: "unseen" });
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
 }
 
 // --- Problems and the key
@@ -243,6 +230,12 @@ function askForKey(again) {
   byId("key").focus();
 }
 
+/** Put the field away once a request got through. */
+function keyAccepted() {
+  byId("key-form").hidden = true;
+  byId("key").value = "";
+}
+
 function giveKey(event) {
   event.preventDefault();
   useKey(byId("key").value);
@@ -257,6 +250,7 @@ function giveKey(event) {
 async function loadCard() {
   try {
     const card = await modelCard(byId("recipe").value);
+    keyAccepted();
     showCard(byId("card"), card);
     ownThreshold = card.threshold ?? null;
     showRecipes(card.recipes ?? [card.recipe], card.recipe);
@@ -268,11 +262,12 @@ async function loadCard() {
   }
 }
 
+/** Offer the recipes if there is a choice; without one, requests name none. */
 function showRecipes(recipes, chosen) {
-  const entries = recipes.map((recipe) => make("option", { value: recipe, textContent: recipe }));
-  byId("recipe").replaceChildren(...entries);
-  byId("recipe").value = chosen;
   byId("recipe-field").hidden = recipes.length < 2;
+  if (recipes.length < 2) return byId("recipe").replaceChildren();
+  byId("recipe").replaceChildren(...recipes.map((recipe) => make("option", { value: recipe, textContent: recipe })));
+  byId("recipe").value = chosen;
 }
 
 function showThreshold() {
@@ -296,16 +291,19 @@ onClick("predict", predict);
 onClick("cancel", () => running?.abort());
 onClick("example", () => setNote(EXAMPLE));
 onClick("open", () => byId("file").click());
-onClick("edit", () => showPane("note"));
-onClick("download", download);
-onClick("copy", copyCodes);
+onClick("edit", () => showEditor());
+onClick("download", () => downloadJson(answered.answer));
+onClick("copy", copy);
 onClick("threshold-reset", () => setThreshold(null));
 onClick("clear", () => {
   running?.abort();
   clearAnswer();
   setNote("");
 });
-note.addEventListener("input", showWhetherStale);
+note.addEventListener("input", () => {
+  byId("example").hidden = note.value !== "";
+  showWhetherStale();
+});
 byId("threshold").addEventListener("input", ({ target }) => setThreshold(target.valueAsNumber / 100));
 byId("recipe").addEventListener("change", () => {
   setThreshold(null);

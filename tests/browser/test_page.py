@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from medcode_serving.answers import Fallback
 
 from .page_server import PDF_PAGES, StubApi, create_stub, running
 
-NOTE = "\U0001f600\U0001f3e5 Seen at home. COPD for years.\nAKI: creatinine 2.1 on admission, from poor intake.\n"
-HOSTILE = "COPD <script>document.title = 'x'</script><img src=x onerror=\"document.title = 'x'\"> & Hypertension"
+NOTE = "\U0001f600\U0001f3e5 Seen at home. Hypertension for years.\nNow AKI with a creatinine of 2.1.\n"
+HOSTILE = "AKI <script>document.title = 'x'</script><img src=x onerror=\"document.title = 'x'\"> & Hypertension"
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +28,43 @@ def ui(chromium: Browser, api: StubApi) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def page(page: Page, ui: str, api: StubApi) -> Iterator[Page]:
-    """The opened page, which must neither call another server nor complain, whatever the test does."""
-    api.reset()
-    page.set_default_timeout(20_000)
-    elsewhere: list[str] = []
-    complaints: list[str] = []
-    page.on(
-        "request", lambda request: request.url.startswith((f"{ui}/", f"blob:{ui}/")) or elsewhere.append(request.url)
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+@dataclass
+class Tab:
+    """One tab for all tests: a new one takes longer than most of them."""
+
+    page: Page
+    elsewhere: list[str] = field(default_factory=list)
+    """Addresses on other servers that were asked for."""
+    complaints: list[str] = field(default_factory=list)
+    """What the console says: errors, and whatever breaks the content security policy."""
+
+
+@pytest.fixture(scope="module")
+def tab(chromium: Browser, ui: str) -> Iterator[Tab]:
+    context = chromium.new_context(base_url=ui, viewport={"width": 1280, "height": 800})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab = Tab(context.new_page())
+    here = (f"{ui}/", f"blob:{ui}/")
+    tab.page.on("request", lambda request: request.url.startswith(here) or tab.elsewhere.append(request.url))
+    tab.page.on("pageerror", lambda error: tab.complaints.append(str(error)))
     # A status of 4xx or 5xx is in the console too; those are answers that the tests ask for.
-    page.on("console", lambda message: message.text.startswith("Failed to load") or complaints.append(message.text))
-    page.goto("/ui")
-    expect(page.locator("#status")).to_have_text("icd 20261120-1")
-    yield page
+    answer = "Failed to load resource: the server responded"
+    tab.page.on("console", lambda message: message.text.startswith(answer) or tab.complaints.append(message.text))
+    yield tab
+    context.close()
+
+
+@pytest.fixture
+def page(tab: Tab, api: StubApi) -> Iterator[Page]:
+    """The page, opened anew; whatever a test does, it calls no other server and has nothing to complain of."""
+    api.reset()
+    tab.page.set_default_timeout(20_000)
+    expect.set_options(timeout=20_000)
+    tab.page.goto("/ui")
+    expect(tab.page.locator("#status")).to_have_text("icd 20261120-1")
+    yield tab.page
     api.release.set()
-    assert elsewhere == []
-    assert complaints == []
+    assert (tab.elsewhere, tab.complaints) == ([], [])
 
 
 def predict(page: Page, note: str) -> None:
@@ -60,18 +79,18 @@ def marks(page: Page) -> list[str]:
 def test_a_code_that_is_chosen_shows_its_evidence_in_the_note(page: Page) -> None:
     predict(page, NOTE)
     codes = page.locator("button.code")
-    expect(codes.locator("b")).to_have_text(["N17.9", "J44.9", "E86.0"])  # sent the other way round
+    expect(codes.locator("b")).to_have_text(["I10", "N17.9", "E86.0"])  # sent the other way round
     expect(codes.first).to_contain_text("ICD-10-CM")
-    expect(codes.first).to_contain_text("Acute kidney failure, unspecified")
-    expect(codes.first).to_contain_text("90%")
+    expect(codes.first).to_contain_text("Essential (primary) hypertension")
+    expect(codes.first).to_contain_text("93%")
     assert marks(page) == []
 
     codes.first.click()
-    assert marks(page) == ["AKI: creatinine 2.1 on admission", "poor intake"]
+    assert marks(page) == ["Hypertension"]  # the emoji before it are one code point each, and two in JavaScript
+    page.keyboard.press("ArrowDown")
+    assert marks(page) == ["AKI", "creatinine of 2.1"]
     strong, weak = (page.locator("mark").nth(i).evaluate("m => getComputedStyle(m).backgroundColor") for i in (0, 1))
     assert strong != weak
-    page.keyboard.press("ArrowDown")  # the emoji before it are one code point each, and two in JavaScript
-    assert marks(page) == ["COPD"]
     page.keyboard.press("ArrowDown")
     assert marks(page) == []
     expect(page.locator(".detail:visible")).to_contain_text("No evidence found.")
@@ -93,8 +112,7 @@ def test_a_note_with_markup_stays_text(page: Page) -> None:
     assert page.title() == "medcode"
 
 
-def test_the_answer_can_be_downloaded_and_copied(page: Page, api: StubApi, ui: str, tmp_path: Path) -> None:
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+def test_the_answer_can_be_downloaded_and_copied(page: Page, tmp_path: Path) -> None:
     with page.expect_response("**/predict") as answered:
         predict(page, NOTE)
     with page.expect_download() as downloaded:
@@ -105,7 +123,7 @@ def test_the_answer_can_be_downloaded_and_copied(page: Page, api: StubApi, ui: s
     page.get_by_role("button", name="Copy codes").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     copied = page.evaluate("navigator.clipboard.readText()").splitlines()
-    assert copied[0].split("\t") == ["icd10cm", "N17.9", "Acute kidney failure, unspecified", "0.9"]
+    assert copied[0].split("\t") == ["icd10cm", "I10", "Essential (primary) hypertension", "0.93"]
     assert len(copied) == 3
 
 
@@ -130,7 +148,7 @@ def test_a_pdf_is_sent_with_the_options_and_shown_as_it_was_read(page: Page, api
 
     assert page.locator("#reading").evaluate("view => view.textContent") == "".join(PDF_PAGES)
     page.get_by_role("button", name="E11.9").click()
-    assert marks(page) == ["T2DM on metformin"]
+    assert marks(page) == ["T2DM"]
     expect(page.locator(".detail:visible")).to_contain_text("page 2")
 
 

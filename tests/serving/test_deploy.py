@@ -155,12 +155,17 @@ ASSETS_ALONE = [
 WITHOUT_ASSETS = f"""
 import sys
 
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {ASSETS_ALONE}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Missing())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in {ASSETS_ALONE} else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Hiding, sys.meta_path)
 from medcode_assets.cli import main
 main()
 """

@@ -43,28 +43,30 @@ class Stub:
 
     async def complete(self, request: Request) -> JSONResponse:
         body = await request.json()
-        self.requests.append(body)
-        await asyncio.to_thread(self.released.wait)
-        if self.status != 200:
-            message = self.refusal.format(prompt=body["prompt"])
-            return JSONResponse({"error": {"message": message}}, self.status, self.headers)
-        choice = {"index": 0, "finish_reason": "stop", "logprobs": None} | self.choice
-        if choice["text"] == "echo":  # what the note begins with
-            choice["text"] = body["prompt"].partition("text: ")[2][:8]
-        return JSONResponse(self._answer("text_completion", choice))
+        return await self._answer(body, body["prompt"], "text_completion")
 
     async def chat(self, request: Request) -> JSONResponse:
-        self.requests.append(await request.json())
-        return JSONResponse(self._answer("chat.completion", {"index": 0, "finish_reason": "stop"} | self.choice))
+        body = await request.json()
+        return await self._answer(body, body["messages"][0]["content"], "chat.completion")
 
     async def models(self) -> JSONResponse:
         self.asked += 1
         return JSONResponse({"object": "list", "data": [{"id": "m", "owned_by": self.owner}]}, self.status)
 
-    @staticmethod
-    def _answer(kind: str, choice: dict) -> dict:
+    async def _answer(self, body: dict, prompt: str, kind: str) -> JSONResponse:
+        self.requests.append(body)
+        await asyncio.to_thread(self.released.wait)
+        if self.status != 200:
+            return JSONResponse({"error": {"message": self.refusal.format(prompt=prompt)}}, self.status, self.headers)
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": None} | self.choice
+        if choice["text"] == "echo":  # what the note begins with
+            choice["text"] = prompt.partition("text: ")[2][:8]
+        if kind == "chat.completion":
+            choice["message"] = {"role": "assistant", "content": choice.pop("text")}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        return {"id": "1", "object": kind, "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        return JSONResponse(
+            {"id": "1", "object": kind, "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +92,27 @@ def served(running: tuple[Stub, str]) -> tuple[Stub, str]:
     return running
 
 
+ENGINES: list[LiteLLMEngine] = []
+
+
 def make_engine(vocabulary: Vocabulary, api_base: str, **remote) -> LiteLLMEngine:
     settings = RemoteSettings(model="m", api_base=api_base, **remote)
-    return LiteLLMEngine(vocabulary, PromptTemplate(), DecodingSettings(max_codes=4), settings)
+    ENGINES.append(LiteLLMEngine(vocabulary, PromptTemplate(), DecodingSettings(max_codes=4), settings))
+    return ENGINES[-1]
+
+
+@pytest.fixture(autouse=True)
+def close_after_each_test() -> Iterator[None]:
+    yield
+    close_engines()
+
+
+def close_engines() -> None:
+    while ENGINES:
+        ENGINES.pop().close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("medcode-remote"):
+            thread.join()
 
 
 def test_answers_are_parsed_and_checked(served, vocabulary: Vocabulary) -> None:
@@ -118,24 +138,28 @@ def test_probabilities_come_from_the_tokens_of_a_code(served, vocabulary: Vocabu
     assert [code.probability for code in prediction.codes] == pytest.approx([math.exp(-0.6), math.exp(-0.9)])
 
 
-def test_a_proxy_never_sees_a_note(served, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("protocol", ["completions", "chat"])
+def test_a_proxy_never_sees_a_note(
+    served, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
     stub, api_base = served
     stub.choice = {"text": " I10"}
     monkeypatch.setenv("no_proxy", "elsewhere.example.com")
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        (prediction,) = make_engine(vocabulary, api_base, timeout_s=5).predict(["Hypertension."])
+        (prediction,) = make_engine(vocabulary, api_base, timeout_s=5, protocol=protocol).predict(["Hypertension."])
     assert [code.code for code in prediction.codes] == ["I10"]
 
 
-def test_a_redirect_is_not_followed(served, vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize("protocol", ["completions", "chat"])
+def test_a_redirect_is_not_followed(served, vocabulary: Vocabulary, protocol: str) -> None:
     stub, api_base = served
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         elsewhere.settimeout(0)
-        stub.status, stub.headers = 307, {"location": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/v1/completions"}
+        stub.status, stub.headers = 307, {"location": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/v1"}
         with pytest.raises(MedcodeError):
-            make_engine(vocabulary, api_base, timeout_s=5, constraint="none").predict(["Hypertension."])
+            make_engine(vocabulary, api_base, timeout_s=5, protocol=protocol).predict(["Hypertension."])
         with pytest.raises(BlockingIOError):  # nobody called
             elsewhere.accept()
 
@@ -208,7 +232,6 @@ def test_several_notes_are_asked_for_at_a_time_and_come_in_order(served, vocabul
     thread.join()
     assert [[code.code for code in prediction.codes] for prediction in answers[0]] == [[note.strip()] for note in notes]
     assert done == [1] * 5
-    engine.close()
 
 
 def wait_until(condition) -> None:
@@ -222,10 +245,7 @@ def test_the_first_failure_gives_the_others_up(served, vocabulary: Vocabulary) -
     engine = make_engine(vocabulary, api_base, concurrency=1)
     with pytest.raises(MedcodeError):
         engine.predict(["Hypertension."] * 50)
-    engine.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("medcode-remote"):
-            thread.join()
+    close_engines()
     assert len(stub.requests) < 50
 
 
@@ -294,9 +314,9 @@ def test_a_constraint_can_be_set(served, vocabulary: Vocabulary) -> None:
 
 def test_a_chat_is_one_message(served, vocabulary: Vocabulary) -> None:
     stub, api_base = served
-    tokens = [("I", -0.1), ("10", -0.2), (",", -1.0), (" E11.9", -0.4)]
+    tokens = [(" I", -0.1), ("10", -0.2), (",", -1.0), (" E11.9", -0.4), ("<|im_end|>", -3.0)]
     stub.choice = {
-        "message": {"role": "assistant", "content": "I10, E11.9"},
+        "text": "I10, E11.9",
         "logprobs": {"content": [{"token": t, "logprob": p, "bytes": None, "top_logprobs": []} for t, p in tokens]},
     }
     engine = make_engine(vocabulary, api_base, protocol="chat", constraint="regex")

@@ -93,16 +93,19 @@ def test_a_bad_line_is_a_problem_of_its_own(
     output = tmp_path / "answers.jsonl"
     predict_lines(settings, PredictionOptions(long_notes="refuse"), jsonl=lines, output=output)
     results = read_lines(output)
-    outcomes = [(result["id"], result.get("problem", {}).get("type", "answered")) for result in results]
+    outcomes = [
+        (result["id"], result.get("problem", {}).get("type", "answered").removeprefix("urn:medcode:problem:"))
+        for result in results
+    ]
     assert outcomes == [
-        (None, "not_json"),
-        (None, "not_json"),
+        (None, "invalid_json"),
+        (None, "invalid_json"),
         (3, "empty"),
         (4, "not_unicode"),
-        (5, "invalid"),
-        (None, "invalid"),
-        (None, "invalid"),
-        (None, "not_json"),
+        (5, "invalid_request"),
+        (None, "invalid_request"),
+        (None, "invalid_request"),
+        (None, "invalid_json"),
         (7, "answered"),
         (None, "answered"),
         (9, "too_long"),
