@@ -84,7 +84,8 @@ def predict(
     use_litellm: UseLitellm = False,
 ) -> None:
     """Predict the codes of a note, or of a file of notes, with the latest published bundle, without a server."""
-    from medcode_assets.predict_command import predict_lines, predict_once, prediction_options
+    from medcode_assets.predict_command import predict_once, prediction_options
+    from medcode_assets.predict_lines import predict_lines
 
     if sum(source is not None for source in (text, file, pdf, jsonl)) != 1:
         raise MedcodeError("predict: give exactly one of --text, --file, --pdf and --jsonl")

@@ -10,7 +10,10 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pypdf
 
 Outcome = Literal["text", "encrypted", "malformed", "no_text", "too_many_pages", "too_big"]
 
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     max_pages, max_characters, memory_bytes, seconds = (float(argument) for argument in arguments)
     logging.disable(logging.CRITICAL)  # pypdf's warnings quote the document
     _limit_process(int(memory_bytes), math.ceil(seconds))
-    import pypdf  # noqa: F401 - outside the guard: were it missing, no PDF would be to blame
+    import pypdf  # noqa: F401 - outside the guard: were it missing, the document would be blamed
 
     data = sys.stdin.buffer.read()
     sys.stdout.write(json.dumps(read_text(data, int(max_pages), int(max_characters))))
@@ -90,7 +93,8 @@ def _read(data: bytes, max_pages: int, max_characters: int) -> tuple[Outcome, st
     return ("text", text, starts) if text else ("no_text", "", [])
 
 
-def _page_count(reader) -> float:  # noqa: ANN001 - pypdf is imported late
+def _page_count(reader: "pypdf.PdfReader") -> float:
+    """Return the number of pages; infinity where the tree of pages is larger than any document's."""
     from pypdf.errors import LimitReachedError
 
     try:

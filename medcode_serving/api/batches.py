@@ -15,6 +15,7 @@ from medcode_serving.api.batch_stream import BatchStream
 from medcode_serving.api.connection import while_connected
 from medcode_serving.api.keys import require
 from medcode_serving.api.problems import ProblemError, problem_responses
+from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
 
 LINES = ("application/x-ndjson", "application/jsonl")
@@ -22,7 +23,9 @@ LINES = ("application/x-ndjson", "application/jsonl")
 
 EXAMPLE = {"id": "note-1", "text": "Type 2 diabetes, hypertension. No fever."}
 
-router = APIRouter(prefix="/predict", tags=["predictions"], dependencies=[Depends(require("predict"))])
+router = APIRouter(
+    prefix="/predict", tags=["predictions"], dependencies=[Depends(require("predict")), Depends(check_rate)]
+)
 
 
 class BatchRequest(PredictionOptions):

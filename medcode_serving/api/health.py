@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from medcode_serving.api.problems import ProblemError, problem_responses
@@ -79,28 +79,25 @@ def _reason(model: ServedModel) -> str | None:
     return None if model.version else f"recipe {model.recipe!r} has no model yet"
 
 
-@router.get("/live", responses=problem_responses(503))
-async def live(service: Annotated[Service, Depends(current_service)]) -> Response:
+@router.get("/live", status_code=204, responses=problem_responses(503))
+async def live(service: Annotated[Service, Depends(current_service)]) -> None:
     """Answer 204 while the process can work; 503 says that only a restart helps."""
     if not service.queue.alive or service.queue.busy_s > STUCK_TIMEOUTS * service.settings.api.timeout_s:
         raise ProblemError(503, "stuck", "the thread that predicts has ended or hangs; restart the service")
-    return Response(status_code=204)
 
 
-@router.get("/ready", responses=problem_responses(503))
-async def ready(service: Annotated[Service, Depends(current_service)]) -> Response:
+@router.get("/ready", status_code=204, responses=problem_responses(503))
+async def ready(service: Annotated[Service, Depends(current_service)]) -> None:
     """Answer 204 if every recipe has a model and the queue has room."""
     await live(service)
     for recipe in service.models.by_recipe:
         service.predictor(recipe)
     if service.queue.full:
         raise ProblemError(503, "queue_full", "too many notes are waiting; try again later", retry_after=1)
-    return Response(status_code=204)
 
 
-@router.get("/startup", responses=problem_responses(503))
-async def startup(service: Annotated[Service, Depends(current_service)]) -> Response:
+@router.get("/startup", status_code=204, responses=problem_responses(503))
+async def startup(service: Annotated[Service, Depends(current_service)]) -> None:
     """Answer 204 once every recipe's model has answered a real note: none is loaded before it did."""
     for recipe in service.models.by_recipe:
         service.predictor(recipe)
-    return Response(status_code=204)

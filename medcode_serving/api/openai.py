@@ -21,6 +21,7 @@ from medcode_serving.answers import PredictedCode, PredictionOptions, Prediction
 from medcode_serving.api.connection import while_connected
 from medcode_serving.api.keys import require
 from medcode_serving.api.problems import ProblemError
+from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.errors import MedcodeError
@@ -116,7 +117,7 @@ def _what_is_wrong(error: RequestValidationError) -> str:
 router = APIRouter(
     prefix="/v1",
     tags=["openai"],
-    dependencies=[Depends(require("predict"))],
+    dependencies=[Depends(require("predict")), Depends(check_rate)],
     route_class=OpenAIRoute,
     responses={
         "4XX": {"model": ErrorResponse, "description": "The request cannot be answered."},

@@ -24,7 +24,9 @@ from medcode_serving.settings import RemoteSettings
 
 logger = logging.getLogger(__name__)
 
-CONSTRAINT_OF: dict[str | None, Literal["grammar", "regex"]] = {"llamacpp": "grammar", "vllm": "regex"}
+Constraint = Literal["grammar", "regex", "none"]
+
+CONSTRAINT_OF: dict[str | None, Constraint] = {"llamacpp": "grammar", "vllm": "regex"}
 """What a server understands, by what it says that it is."""
 
 _TOO_LONG = re.compile(r"context|maximum model length|max_model_len|too long", re.IGNORECASE)
@@ -62,7 +64,7 @@ class LiteLLMEngine:
         # A chat template ends where it likes: with a space or without.
         texts = [code.text for code in vocabulary.codes]
         self._language = CodeLanguage(texts, leading_space=remote.protocol == "completions")
-        self._constraint = None if remote.constraint == "auto" else remote.constraint
+        self._constraint: Constraint | None = None if remote.constraint == "auto" else remote.constraint
         self._http = direct_client(remote.timeout_s)
         self._pool = ThreadPoolExecutor(remote.concurrency, thread_name_prefix="medcode-remote")
 
@@ -120,7 +122,7 @@ class LiteLLMEngine:
     def _limit(self, options: NoteOptions) -> int:
         return min(options.max_codes or self._decoding.max_codes, self._decoding.max_codes)
 
-    def _constraint_kind(self) -> str:
+    def _constraint_kind(self) -> Constraint:
         """Return the constraint that the server takes; it is asked until it has told once."""
         if self._constraint is None:
             try:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medcode_serving.adapters import (
     ADAPTER_CONFIG,
@@ -71,9 +71,12 @@ class SharedBase:
         Raises:
             MedcodeError: weights are missing or no safetensors.
         """
+        import torch
+
         self._path = path
         self._base_revision = base_revision
-        self._base = load_base_model(path, dtype).to(device).eval().requires_grad_(False)
+        base: Any = load_base_model(path, dtype).to(torch.device(device))  # type: ignore[arg-type]
+        self._base: PreTrainedModel = base.eval().requires_grad_(False)
         self._models: dict[str, PreTrainedModel] = {}
         self._users: dict[str, int] = {}
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
@@ -54,6 +54,7 @@ def test_any_text_is_parsed(text: str) -> None:
     assert len(set(indices)) == len(indices)
 
 
+@settings(max_examples=50)
 @given(
     codes=st.lists(st.sampled_from(PARSED.codes), unique=True),
     spell=st.sampled_from([str, str.lower, lambda text: text + "."]),

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medcode_assets.cli import app
-from medcode_assets.predict_command import predict_lines, prediction_options, table
+from medcode_assets.predict_command import prediction_options, table
+from medcode_assets.predict_lines import predict_lines
 from medcode_serving.answers import (
     Evidence,
     ModelIdentity,
@@ -159,6 +160,12 @@ def test_answers_to_something_else_stay_as_they_are(
         predict_lines(settings, TOP, jsonl=output, output=output)
     predict_lines(settings, TOP, jsonl=notes, output=output, overwrite=True)
     assert read_lines(output) == read_lines(answers)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_a_line_of_its_own(settings: InferenceSettings, notes: Path) -> None:
+    with pytest.raises(MedcodeError, match="^/dev/full: No space left on device; the same command goes on"):
+        predict_lines(settings, TOP, jsonl=notes, output=Path("/dev/full"))
 
 
 def test_answers_of_two_bundles_do_not_mix(

@@ -183,13 +183,12 @@ def test_what_nobody_waits_for_is_not_computed(base_model, vocabulary) -> None:
 
 
 def test_a_free_answer_is_parsed(base_model, adapter, vocabulary) -> None:
-    """What transformers' own generation writes, with the probabilities that it tells."""
+    """The answer is the one that transformers' own generation writes."""
     import torch
 
     engine = make_engine(base_model, adapter, vocabulary)
-    notes = [*NOTES, " ".join(NOTES)]
-    found = engine.predict(notes, options=[NoteOptions(constrained=False)] * len(notes))
-    for note, prediction in zip(notes, found, strict=True):
+    found = engine.predict(NOTES, options=[NoteOptions(constrained=False)] * len(NOTES))
+    for note, prediction in zip(NOTES, found, strict=True):
         ids = torch.tensor([engine._tokenizer(PromptTemplate().render(note))["input_ids"]])
         out = engine._own.generate(ids, max_new_tokens=engine._max_answer_tokens, do_sample=False, pad_token_id=0)[
             0, ids.shape[1] :
@@ -213,7 +212,8 @@ def test_the_probability_of_a_free_answer_is_that_of_its_tokens(base_model, voca
     (answer,) = engine.predict(["Fever."], options=[NoteOptions(constrained=False)])
     hook.remove()
     token = math.exp(5) / (math.exp(5) + len(engine._tokenizer) - 1)
-    lengths = [len(engine._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (" e11.9", " I10")]
+    # In this tokenizer the space is a token of its own, and no part of the code.
+    lengths = [len(engine._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("e11.9", "I10")]
     assert codes_of([answer]) == [["E11.9", "I10"]]
     assert probabilities_of([answer]) == pytest.approx([token**length for length in lengths])
     assert answer.dropped == 1
@@ -289,7 +289,8 @@ def test_adapters_over_one_base_model_answer_as_alone(base_model, adapter, vocab
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
     weights = load_file(other / "adapter_model.safetensors")
-    save_file({name: -value for name, value in weights.items()}, other / "adapter_model.safetensors")
+    turned = {name: -value if "lora_A" in name else value for name, value in weights.items()}
+    save_file(turned, other / "adapter_model.safetensors")
     base = SharedBase(base_model, dtype="float32", device="cpu")
     alone = [make_engine(base_model, one, vocabulary).predict(NOTES) for one in (adapter, other)]
     engines = [make_engine(base_model, one, vocabulary, shared=base) for one in (adapter, other)]

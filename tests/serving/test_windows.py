@@ -26,7 +26,7 @@ def places(note: str, texts: list[str]) -> list[tuple[int, int]]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     note=st.lists(st.text("ab. \n\u00e9\U0001f600", min_size=1, max_size=30), min_size=1, max_size=40).map("".join),
     room=st.integers(8, 60),
