@@ -102,7 +102,11 @@ class PredictionResponse(BaseModel):
         default=None, description="Set if the served engine failed or was too slow and another one answered."
     )
     threshold: float = Field(description="Codes below this probability were left out.", examples=[0.4])
-    constrained: bool = Field(default=True, description="Whether only codes of the vocabulary could be written.")
+    constrained: bool = Field(
+        default=True,
+        description="As asked: whether the model could write only codes of the vocabulary. A remote server that cannot be "
+        "held to them is parsed and validated all the same.",
+    )
     truncated: bool = Field(
         description="The note was too long and was shortened; its least telling sections were not read."
     )

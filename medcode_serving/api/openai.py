@@ -8,18 +8,35 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from medcode_serving.answers import PredictedCode, PredictionOptions, PredictionResponse
 from medcode_serving.api.connection import while_connected
 from medcode_serving.api.keys import require
+from medcode_serving.api.openai_schemas import (
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatRequest,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    ErrorResponse,
+    ModelCard,
+    ModelList,
+    OpenAIError,
+    OpenAIRequest,
+    Token,
+    Usage,
+)
 from medcode_serving.api.problems import ProblemError
 from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
@@ -31,50 +48,24 @@ from medcode_serving.prompts import SEPARATOR, PromptTemplate
 NEVER = -9999.0
 """Log probability of what has none, as OpenAI writes it: JSON has no infinity."""
 
-HARMLESS: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "tools": (None, []),
-    "functions": (None, []),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "response_format": (None, {"type": "text"}),
-}
-"""Parameters that would ask for another kind of answer, and the values with which they do not. All others that are
-not described, as max_tokens and temperature, change nothing."""
-
-KNOWN_FIELDS = {
-    "model",
-    "messages",
-    "role",
-    "content",
-    "type",
-    "text",
-    "prompt",
-    "stream",
-    "stream_options",
-    "logprobs",
-}
+KNOWN_FIELDS = frozenset(
+    [
+        "model",
+        "messages",
+        "role",
+        "content",
+        "type",
+        "text",
+        "prompt",
+        "stream",
+        "stream_options",
+        "include_usage",
+        "logprobs",
+    ]
+)
 """Names that an error may repeat; another one may be a piece of the note."""
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-
-class OpenAIError(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str = Field(examples=["invalid_request_error"])
-    param: str | None = None
-    code: str | None = Field(examples=["model_not_found"])
-
-
-class ErrorResponse(BaseModel):
-    """An error in OpenAI's form."""
-
-    error: OpenAIError
 
 
 class OpenAIRoute(APIRoute):
@@ -126,176 +117,6 @@ router = APIRouter(
 )
 
 
-class StreamOptions(BaseModel):
-    """What a stream has besides the answer."""
-
-    include_usage: bool | None = False
-
-
-class OpenAIRequest(BaseModel):
-    """What chat and plain completions have in common. Parameters that are not described change nothing."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str = Field(description="A recipe, or `recipe@version`, as /v1/models lists them.", examples=["icd"])
-    stream: bool | None = Field(default=False, description="Answer by server-sent events; all codes come at once.")
-    stream_options: StreamOptions | None = None
-
-    def refuse_unsupported(self) -> None:
-        """Raise ProblemError 400 for a parameter that asks for another kind of answer."""
-        for name, value in (self.model_extra or {}).items():
-            if name in HARMLESS and value not in HARMLESS[name]:
-                raise ProblemError(400, "unsupported_parameter", f"{name}: not supported here; leave it out")
-
-
-class ContentPart(BaseModel):
-    """A piece of a message."""
-
-    type: str = Field(examples=["text"])
-    text: str | None = None
-
-
-class Message(BaseModel):
-    """A message; only the last one with the role `user` is read."""
-
-    role: str = Field(examples=["user"])
-    content: str | list[ContentPart] | None = None
-
-    def text(self) -> str:
-        """Return what it says; raises ProblemError 400 if that is not all text."""
-        if isinstance(self.content, list):
-            if any(part.type != "text" for part in self.content):
-                raise ProblemError(400, "unsupported_content", "messages: only parts of type text can be read")
-            return "\n".join(part.text or "" for part in self.content)
-        return self.content or ""
-
-
-class ChatRequest(OpenAIRequest):
-    """A request for a chat completion."""
-
-    messages: list[Message] = Field(
-        min_length=1, examples=[[{"role": "user", "content": "Type 2 diabetes, hypertension. No fever."}]]
-    )
-    logprobs: bool | None = Field(default=False, description="Whether the answer tells log probabilities.")
-
-    def text(self) -> str:
-        """Return the last user message; raises ProblemError 400 if there is none that can be read."""
-        for message in reversed(self.messages):
-            if message.role == "user":
-                return message.text()
-        raise ProblemError(400, "no_user_message", "messages: none has the role user; the note goes there")
-
-
-class CompletionRequest(OpenAIRequest):
-    """A request for a plain completion."""
-
-    prompt: (
-        Annotated[str, Field(examples=["Type 2 diabetes, hypertension."])]
-        | Annotated[list[str], Field(min_length=1, max_length=1)]
-    ) = Field(description="The note, or the whole prompt that training saw around it; one only.")
-    logprobs: int | None = Field(default=None, description="Whether the answer tells log probabilities.")
-
-    def text(self) -> str:
-        """Return the prompt."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-
-
-class Usage(BaseModel):
-    """Words of the note and codes of the answer: medcode's engines do not all have tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Token(BaseModel):
-    """A piece of the answer: a code, or what stands between two."""
-
-    token: str = Field(examples=["E11.9"])
-    logprob: float = Field(description="Logarithm of the code's calibrated probability; 0 between codes.")
-    bytes: list[int]
-    top_logprobs: list[dict[str, Any]] = []
-
-
-class ChatLogprobs(BaseModel):
-    """Log probabilities of a chat completion."""
-
-    content: list[Token]
-    refusal: None = None
-
-
-class AssistantMessage(BaseModel):
-    """The answer."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str = Field(description="The codes, most probable first.", examples=["I10, E11.9"])
-
-
-class ChatChoice(BaseModel):
-    """The only choice."""
-
-    index: int = 0
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop"] = "stop"
-
-
-class CompletionLogprobs(BaseModel):
-    """Log probabilities of a plain completion."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    text_offset: list[int]
-    top_logprobs: None = None
-
-
-class CompletionChoice(BaseModel):
-    """The only choice."""
-
-    index: int = 0
-    text: str = Field(examples=[" I10, E11.9"])
-    logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop"] = "stop"
-
-
-class _Answered(BaseModel):
-    id: str
-    created: int = Field(description="Seconds since 1970.")
-    model: str
-    usage: Usage
-    medcode: PredictionResponse = Field(description="The whole answer, which is no part of OpenAI's API.")
-
-
-class ChatCompletion(_Answered):
-    """A chat completion."""
-
-    object: Literal["chat.completion"] = "chat.completion"
-    choices: list[ChatChoice]
-
-
-class Completion(_Answered):
-    """A plain completion."""
-
-    object: Literal["text_completion"] = "text_completion"
-    choices: list[CompletionChoice]
-
-
-class ModelCard(BaseModel):
-    """A model that can be asked."""
-
-    id: str = Field(examples=["icd"])
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "medcode"
-
-
-class ModelList(BaseModel):
-    """The models that can be asked."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
 @dataclass(frozen=True)
 class _Answer:
     """One note's codes as text, piece by piece."""
@@ -317,11 +138,8 @@ class _Answer:
         return Usage(prompt_tokens=self.words, completion_tokens=codes, total_tokens=self.words + codes)
 
 
-SSE: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}}
-    }
-}
+_EVENTS = {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}
+SSE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": _EVENTS}}}
 
 
 @router.post("/chat/completions", responses=SSE, response_model=ChatCompletion)

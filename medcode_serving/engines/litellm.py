@@ -128,7 +128,9 @@ class LiteLLMEngine:
             try:
                 server = served_by(self._http, self._api_base, self._api_key)
             except MedcodeError as error:
-                logger.warning("%s; answers are not held to valid codes; set remote.constraint", error)
+                logger.warning(
+                    "the server at %s: %s; it is not held to valid codes; set remote.constraint", self._host, error
+                )
                 return "none"
             self._constraint = CONSTRAINT_OF.get(server, "none")
         return self._constraint

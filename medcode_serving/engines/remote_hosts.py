@@ -1,7 +1,6 @@
 """Where notes may be sent, and what answers there."""
 
 import ipaddress
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,8 +9,6 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import httpx
-
-logger = logging.getLogger(__name__)
 
 ASKING_SECONDS = 5
 
@@ -70,4 +67,4 @@ def served_by(client: "httpx.Client", api_base: str, key: str) -> str | None:
         return owner if isinstance(owner, str) else None
     except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = type(error).__name__
-    raise MedcodeError(f"{api_base}/models: no list of models ({reason})")
+    raise MedcodeError(f"no list of models under remote.api_base ({reason})")

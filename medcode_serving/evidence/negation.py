@@ -7,7 +7,8 @@ the very point of a code ("does not eat" for anorexia) is lost.
 import re
 
 _NOUN_CUES = r"""
-    no | without | w/o | denie[sd] | denying | negative\s+for | free\s+of | absence\s+of | neither | nor | declined | refused
+    no | without | w/o | denie[sd] | denying | negative\s+for | free\s+of | absence\s+of | neither | nor | declined
+    | refused
 """
 _VERB_CUES = "not | never"
 _BACKWARD_CUES = r"""
@@ -20,8 +21,8 @@ _NO_NEGATION = r"""
 """
 _TURNS = r"but | however | although | though | except | besides | and\s+(?:an?|the)"
 _VERBS = r"""
-    has | had | have | presents? | presented | reports? | reported | admits? | complains? | complained | positive | found
-    | developed | underwent | was | were | is | are
+    has | had | have | presents? | presented | reports? | reported | admits? | complains? | complained | positive
+    | found | developed | underwent | was | were | is | are
 """
 _LOOK_BACK = 60
 """Characters before "was ruled out" and its like, back to the next comma."""
@@ -41,8 +42,8 @@ _BACKWARDS = re.compile(
 def negated(note: str, start: int, end: int) -> list[tuple[int, int]]:
     """Return the stretches of a sentence that it negates.
 
-    They reach from a cue to the next "but" or mark; from cues such as "no" also to the next verb, while "not" negates the
-    verb itself ("did not have fever"). Cues such as "was ruled out" negate what stands before them.
+    They reach from a cue to the next "but" or mark; from one such as "no" at most to the next verb, while "not" negates
+    the verb itself ("did not have fever"). Cues such as "was ruled out" negate what stands before them.
 
     Args:
         note: The text.

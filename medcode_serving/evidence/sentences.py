@@ -8,7 +8,7 @@ import re
 
 from medcode_serving.evidence.spans import trim
 
-_BEFORE = "dr drs mr mrs ms prof st vs eg e.g i.e approx cf no nos incl esp"
+_BEFORE = "dr drs mr mrs ms prof st vs eg e.g i.e approx cf no incl esp"
 _UNITS_AND_TIMES = """
 mg mcg g kg ml dl l cc cm mm hr hrs min sec wk wks mo mos yr yrs q.d b.i.d t.i.d q.i.d p.o p.r.n i.v i.m s.c a.m p.m h.s
 jan feb mar apr jun jul aug sep sept oct nov dec pt pts hx dx tx rx fx sx fig etc dept resp abd neuro

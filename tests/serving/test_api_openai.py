@@ -12,7 +12,6 @@ from medcode_serving.bundle import DecodingSettings
 from medcode_serving.engines.litellm import LiteLLMEngine
 from medcode_serving.prompts import PromptTemplate
 from medcode_serving.settings import RemoteSettings
-from tests.serving.conftest import NOTES
 from tests.serving.test_api_batches import MARKER, Server, prior_home, settings_for  # noqa: F401 - a fixture
 
 # The frequency prior's answer to every note, of the tiny vocabulary: 10, 9, 8 and so on of 20 notes.
@@ -110,7 +109,12 @@ def test_exactly_the_frame_is_taken_off(note: str) -> None:
     [
         ("chat/completions", {"messages": MARKER}, 400, "invalid_request"),
         ("chat/completions", {"messages": []}, 400, "invalid_request"),
-        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": MARKER}]}]}, 400, "unsupported_content"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": MARKER}]}]},
+            400,
+            "unsupported_content",
+        ),
         ("chat/completions", {"messages": [{"role": "system", "content": MARKER}]}, 400, "no_user_message"),
         ("chat/completions", {"messages": [{"role": "user", "content": " "}]}, 400, "empty"),
         ("chat/completions", {"n": 2}, 400, "unsupported_parameter"),

@@ -134,7 +134,9 @@ def test_a_bundle_s_dictionary(vocabulary: Vocabulary, tmp_path: Path) -> None:
     assert len(Dictionary.read(bundle)) == len(vocabulary)
     (tmp_path / "linear").mkdir()
     listed = [("icd10cm", "E11.9", "twice", 3), ("icd10cm", "Z99.9", "Dependence on machine", 0)]
-    columns = dict(zip(("system", "code", "description", "frequency"), map(list, zip(*listed, strict=True)), strict=True))
+    columns = dict(
+        zip(("system", "code", "description", "frequency"), map(list, zip(*listed, strict=True)), strict=True)
+    )
     pq.write_table(pa.table(columns), tmp_path / "linear" / "codes.parquet")
     dictionary = Dictionary.read(bundle)
     assert len(dictionary) == len(vocabulary) + 1
