@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import os
 import random
-import re
 import statistics
 import tempfile
 import time
@@ -114,6 +113,7 @@ class Endless(ConstrainedWriter):
         self.steps: list[tuple[Any, Any]] = []
 
     def write(self, logits: "torch.Tensor") -> tuple[Any, Any]:
+        """Write codes, never the end."""
         logits[:, self._end] = NO_END
         self.steps.append(super().write(logits))
         return self.steps[-1]
@@ -126,6 +126,7 @@ class Replay:
         self._steps = iter(steps)
 
     def write(self, logits: "torch.Tensor") -> tuple[Any, Any]:
+        """Take the likeliest tokens, and answer what was written."""
         logits.argmax(dim=-1).tolist()
         return next(self._steps)
 
@@ -175,8 +176,8 @@ def measure_trie(tokenizer: "PreTrainedTokenizerBase", codes: list[str], folder:
     return trie
 
 
-def random_answers(trie: CodeTrie, number: int, max_codes: int) -> Iterator[list[int]]:
-    """Write answers of random lengths over random logits, and return the tokens of each, end of text included."""
+def random_answers(trie: CodeTrie, number: int, max_codes: int) -> Iterator[tuple[list[int], int, list[int]]]:
+    """Write answers over random logits; yield each one's tokens without its end, their limit, and the codes told."""
     draw = np.random.default_rng(2)
     rows = 500
     for _ in range(0, number, rows):
@@ -185,27 +186,27 @@ def random_answers(trie: CodeTrie, number: int, max_codes: int) -> Iterator[list
         written: list[list[int]] = [[] for _ in range(rows)]
         alive = np.arange(rows)
         while len(alive):
-            choices, _ = answers.choices()
-            going_on, new = answers.choose(draw.normal(scale=4, size=len(choices)), np.full(len(alive), 99.0))
+            places, tokens = answers.choices()
+            logits = draw.normal(scale=4, size=len(places)) - 8 * (tokens == trie.end)  # else most are of one code
+            going_on, new = answers.choose(logits, np.full(len(alive), 99.0))
             alive = alive[going_on]
-            for row, tokens in zip(alive, new.tolist(), strict=True):
-                written[row] += [token for token in tokens if token >= 0]
-        for tokens in written:
-            # What a row writes last is its end, which is not told.
-            yield tokens if len(tokens) < limit else [*tokens, -1]
+            for row, block in zip(alive, new.tolist(), strict=True):
+                written[row] += [token for token in block if token >= 0]
+        for tokens, answer in zip(written, answers.answers, strict=True):
+            yield tokens, limit, [code.index for code in answer]
 
 
 def check_answers(tokenizer: "PreTrainedTokenizerBase", trie: CodeTrie, codes: list[str], number: int) -> None:
     known = set(codes)
-    wrong = {"invalid": 0, "repeated": 0, "cut off or over the limit": 0}
+    wrong = dict.fromkeys(["invalid", "repeated", "cut off", "other than told"], 0)
     total = longest = 0
-    for tokens in random_answers(trie, number, max_codes=24):
-        text = tokenizer.backend_tokenizer.decode([token for token in tokens if token >= 0])
-        said = re.split(", ", text.strip())
+    for tokens, limit, told in random_answers(trie, number, max_codes=24):
+        said = tokenizer.backend_tokenizer.decode(tokens).strip().split(", ")
         total, longest = total + len(said), max(longest, len(said))
         wrong["invalid"] += any(code not in known for code in said)
         wrong["repeated"] += len(set(said)) < len(said)
-        wrong["cut off or over the limit"] += tokens[-1] == -1
+        wrong["cut off"] += len(tokens) >= limit  # there was no room for the end
+        wrong["other than told"] += said != [codes[index] for index in told]
     print(
         f"  {number:,} answers, {total:,} codes, {longest} at most: " + ", ".join(f"{n} {k}" for k, n in wrong.items())
     )

@@ -144,6 +144,18 @@ def keys_list(file: KeysFile = None, config: InferenceConfig = None) -> None:
     list_keys(keys_file(_inference_settings(config, {}), file))
 
 
+@keys.command("remove")
+def keys_remove(
+    name: Annotated[str, typer.Argument(help="Name of the key, as `medcode keys list` shows it.")],
+    file: KeysFile = None,
+    config: InferenceConfig = None,
+) -> None:
+    """Revoke a key: a running server refuses it at once."""
+    from medcode_assets.keys_command import keys_file, remove_key
+
+    remove_key(keys_file(_inference_settings(config, {}), file), name)
+
+
 def _serving_flags(
     output_dir: Path | None, device: str | None, engine: str | None, use_litellm: bool, more: dict[str, Any]
 ) -> dict[str, Any]:

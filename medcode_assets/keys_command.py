@@ -72,3 +72,15 @@ def list_keys(file: Path) -> None:
     for key in keys:
         expires = "never" if key.expires is None else f"{key.expires}{' (expired)' if key.expired() else ''}"
         typer.echo(f"{key.name:<{width}}  {', '.join(key.scopes):<22}  {key.rate_limit or '-':<12}  {expires}")
+
+
+def remove_key(file: Path, name: str) -> None:
+    """Take a key out of the file.
+
+    Raises:
+        MedcodeError: there is no such key, or the file cannot be written.
+    """
+    from medcode_serving.api import keys
+
+    keys.remove_key(file, name)
+    typer.echo(f"{name}: removed from {file}; running services refuse it from now on", err=True)

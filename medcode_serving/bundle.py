@@ -195,15 +195,16 @@ def write_bundle(
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=target.parent))
     try:
-        shutil.copytree(adapter, aside / ADAPTER)
+        # Files get the umask's mode: safetensors are written as 0600, and a bundle is often served by another user.
+        shutil.copytree(adapter, aside / ADAPTER, copy_function=shutil.copyfile)
         shutil.copyfile(codes, aside / CODES)
         if linear is not None:
-            shutil.copytree(linear, aside / LINEAR)
+            shutil.copytree(linear, aside / LINEAR, copy_function=shutil.copyfile)
         if tries is not None:
-            shutil.copytree(tries, aside / TRIES)
+            shutil.copytree(tries, aside / TRIES, copy_function=shutil.copyfile)
         sealed = manifest.model_copy(update={"files": checksums(aside)})
         (aside / MANIFEST).write_text(sealed.model_dump_json(indent=2))
-        aside.chmod(0o755)  # mkdtemp gives 0700, and a bundle is often served by another user
+        aside.chmod(0o755)  # mkdtemp gives 0700
         aside.rename(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

@@ -23,7 +23,9 @@ from starlette.types import Receive, Scope, Send
 from medcode_serving.api.batch_notes import BatchNote, FailedNote, NoteAnswerer, failed
 
 HELD_BYTES = 64 << 20
-"""Of results that wait to be sent: those of about 30,000 notes."""
+"""Of results that wait to be sent: about 20,000, or 50,000 problems."""
+RESULT_BYTES = 1000
+"""What a result takes beside its text."""
 CHUNKS_AHEAD = 4
 """Pieces of the body that are received before they are needed, so that a client's leaving is noticed early."""
 
@@ -95,6 +97,11 @@ class _Pending:
         self.done = anyio.Event()
         self.encoded = b""
 
+    @property
+    def size(self) -> int:
+        """Bytes in memory, once it is done."""
+        return len(self.encoded) + RESULT_BYTES
+
 
 class BatchStream(Response):
     """The response to a stream of lines; reads the request's body while it is sent."""
@@ -141,7 +148,7 @@ class BatchStream(Response):
                 await to_read.send(message["body"])
             if more and not message.get("more_body"):
                 more = False
-                to_read.close()
+                await to_read.aclose()
         group.cancel_scope.cancel()
 
     async def _read(
@@ -183,7 +190,7 @@ class BatchStream(Response):
 
     def _finish(self, pending: _Pending, encoded: bytes) -> None:
         pending.encoded = encoded + b"\n"
-        self._held += len(pending.encoded)
+        self._held += pending.size
         pending.done.set()
 
     async def _wait_for_room(self, group: TaskGroup) -> None:
@@ -205,7 +212,7 @@ class BatchStream(Response):
             self._sending = True
             await send({"type": "http.response.body", "body": pending.encoded, "more_body": True})
             self._sending = False
-            self._held -= len(pending.encoded)
+            self._held -= pending.size
             self._sent += 1
             self._progress.set()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -21,7 +21,7 @@ from medcode_serving.api.service import Service, current_service
 LINES = ("application/x-ndjson", "application/jsonl")
 """Media types of a stream of JSON lines: two names of one thing."""
 
-EXAMPLE = {"id": "note-1", "text": "Type 2 diabetes, hypertension. No fever."}
+EXAMPLE: dict[str, Any] = {"id": "note-1", "text": "Type 2 diabetes, hypertension. No fever."}
 
 router = APIRouter(
     prefix="/predict", tags=["predictions"], dependencies=[Depends(require("predict")), Depends(check_rate)]
@@ -57,14 +57,14 @@ _RESULT_LINES = {
     "schema": {"type": "string", "description": "One result a line, as in a document, with the number of its `line`."},
     "example": '{"line": 1, "id": "note-1", "prediction": {...}}\n{"line": 2, "id": "note-2", "problem": {...}}\n',
 }
+_RESULTS: dict[int | str, dict[str, Any]] = {200: {"content": dict.fromkeys(LINES, _RESULT_LINES)}}
 
 
 @router.post(
     "/batch",
     response_model=BatchResponse,
     openapi_extra={"requestBody": _request_body()},
-    responses={200: {"content": dict.fromkeys(LINES, _RESULT_LINES)}}
-    | problem_responses(400, 401, 403, 404, 413, 415, 422, 429, 503),
+    responses=_RESULTS | problem_responses(400, 401, 403, 404, 413, 415, 422, 429, 503),
 )
 async def predict_batch(
     request: Request,

@@ -182,24 +182,42 @@ def add_key(
         MedcodeError: a value is wrong, the name is taken, or the file is broken or cannot be written.
     """
     secret, entry = new_key(name, scopes, rate_limit, expires)
-    file = path.resolve()  # a link stays a link
-    keys = read_keys(file) if file.exists() else ()
-    before = file.read_text(encoding="utf-8") if keys else ""
+    keys = read_keys(path) if path.exists() else ()
+    before = path.read_text(encoding="utf-8") if keys else ""
     if before and not before.endswith("\n"):
         before += "\n"
     _parse_keys(path, before + entry)
+    _replace(path, before + entry)
+    return secret
+
+
+def remove_key(path: Path, name: str) -> None:
+    """Take a key out of a file; running services refuse it at once. Comments of the file are lost.
+
+    Raises:
+        MedcodeError: there is no such key, or the file is broken or cannot be written.
+    """
+    keys = read_keys(path)
+    if name not in {key.name for key in keys}:
+        raise MedcodeError(f"{path}: no key is called {name!r}; `medcode keys list` shows them")
+    entries = [entry for entry in yaml.safe_load(path.read_text(encoding="utf-8")) if entry["name"] != name]
+    _replace(path, yaml.safe_dump(entries, sort_keys=False) if entries else "")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file of keys, whole or not at all, with mode 0600."""
+    file = path.resolve()  # a link stays a link
     aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:  # noqa: PTH123 - a path could not set the mode at once
-            stream.write(before + entry)
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(file)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise MedcodeError(f"{path}: {error.strerror}; name a file that you may write") from None
-    return secret
 
 
 def is_loopback(host: str) -> bool:

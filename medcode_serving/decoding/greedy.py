@@ -27,10 +27,11 @@ class DecodedCode:
     support: float
     """How much of the model's probability lay on allowed tokens, in [0, 1], while it wrote this code.
 
-    The product, over the decisions of this code (each that `confidence` has, the one that closes it included), of the
-    softmax mass that the whole output vocabulary leaves to the allowed tokens. `confidence * support` is the
-    probability of the code's choices in free generation, where there is something to decide. A low one says that the
-    model wanted to write no code at all: its note is unlike those that it was trained on.
+    The product, over the decisions of this code, of the share of the softmax over the whole output vocabulary that lay
+    on the allowed tokens. Decisions are where a code begins, where paths of the vocabulary part, and where a code can
+    end; the last one counts for the code that it closes. `confidence * support` is the probability of the code's
+    choices in free generation. A low support says that the model wanted to write no code: the note is unlike those
+    that it was trained on.
     """
 
 

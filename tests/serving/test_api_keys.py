@@ -25,7 +25,16 @@ from medcode_serving.api import browsers, metrics
 from medcode_serving.api.audit import AuditLog
 from medcode_serving.api.body_limit import BodyLimit
 from medcode_serving.api.connection import while_connected
-from medcode_serving.api.keys import ApiKey, KeyGate, KeyRing, add_key, new_key, refuse_open_address, require
+from medcode_serving.api.keys import (
+    ApiKey,
+    KeyGate,
+    KeyRing,
+    add_key,
+    new_key,
+    refuse_open_address,
+    remove_key,
+    require,
+)
 from medcode_serving.api.metrics import Metrics
 from medcode_serving.api.problems import (
     ProblemError,
@@ -339,6 +348,20 @@ def test_a_changed_file_is_in_force_at_once_and_a_broken_one_changes_nothing(
     assert ring.find(first) is None and ring.find(second) is None
     path.write_text("")  # nobody is left: that does not mean everybody
     assert ring.required
+
+
+def test_a_removed_key_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    first, second = (add_key(path, name, ["predict"]) for name in ("first", "second"))
+    ring = KeyRing.load(path)
+    remove_key(path, "first")
+    assert ring.find(first) is None
+    assert ring.find(second)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(MedcodeError, match="no key is called 'first'"):
+        remove_key(path, "first")
+    remove_key(path, "second")
+    assert KeyRing.load(path).required
 
 
 def test_expiry_is_by_day() -> None:

@@ -16,6 +16,7 @@ from tests.serving.test_api_batches import MARKER, Server, prior_home, settings_
 
 # The frequency prior's answer to every note, of the tiny vocabulary: 10, 9, 8 and so on of 20 notes.
 ANSWER = "E11, E11.9, E11.65, I10, J18.9, N17.9, 0DTJ4ZZ, 401.9"
+IMAGE = {"type": MARKER}
 USER = [{"role": "user", "content": "Type 2 diabetes."}]
 
 
@@ -111,7 +112,7 @@ def test_exactly_the_frame_is_taken_off(note: str) -> None:
         ("chat/completions", {"messages": []}, 400, "invalid_request"),
         (
             "chat/completions",
-            {"messages": [{"role": "user", "content": [{"type": MARKER}]}]},
+            {"messages": [{"role": "user", "content": [IMAGE]}]},
             400,
             "unsupported_content",
         ),

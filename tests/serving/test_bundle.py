@@ -13,6 +13,8 @@ def test_what_is_written_is_read(make_bundle, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     assert open_bundle(bundle.path).manifest == bundle.manifest
     assert "codes.parquet" in bundle.manifest.files
+    modes = {file: (bundle.path / file).stat().st_mode & 0o777 for file in bundle.manifest.files}
+    assert len(set(modes.values())) == 1  # the umask's; safetensors are written as 0600, and others serve the bundle
 
 
 def test_a_version_is_written_once(make_bundle, tmp_path: Path) -> None:
