@@ -1,8 +1,7 @@
-"""A `medcode serve` process to measure: started on a free port, asked through its API, weighed by its CPU and memory."""
+"""A `medcode serve` process to measure: on a free port, asked through its API, weighed by its CPU and memory."""
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator

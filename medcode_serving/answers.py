@@ -104,8 +104,8 @@ class PredictionResponse(BaseModel):
     threshold: float = Field(description="Codes below this probability were left out.", examples=[0.4])
     constrained: bool = Field(
         default=True,
-        description="As asked: whether the model could write only codes of the vocabulary. A remote server that cannot be "
-        "held to them is parsed and validated all the same.",
+        description="As asked: whether the model could write only codes of the vocabulary. What a remote server writes "
+        "is parsed and validated in any case.",
     )
     truncated: bool = Field(
         description="The note was too long and was shortened; its least telling sections were not read."

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import anyio.to_thread
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from medcode_serving.api import admin, batches, browsers, codes, health, metrics, model, openai, page, predictions
 from medcode_serving.api.audit import AuditLog
@@ -31,6 +32,9 @@ Clinical text in, medical codes out. **Not for clinical use**: codes must be che
 Errors are problem documents (RFC 9457) with a request id; none repeats the note.
 """
 
+
+NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False)
+"""FastAPI would record exceptions, paths and queries as soon as anything in the process sets up OpenTelemetry."""
 
 OPEN_PATHS = ("/health", "/ui", "/docs", "/redoc", "/openapi.json")
 """What needs no key: probes, the page, and the description of the API."""
@@ -89,8 +93,7 @@ def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> Fa
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=problem_responses(500),
-        # FastAPI records exceptions, paths and queries as soon as anything in the process sets up OpenTelemetry.
-        telemetry=dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False),
+        telemetry=NO_TELEMETRY,
     )
     install_handlers(app)
     # What is added last is outermost: a request comes in from below.

@@ -103,10 +103,11 @@ class NoteAnswerer:
         note_id = None if note.id is None else str(note.id)
         wait = FIRST_WAIT_S
         while True:
-            try:
-                return await self._service.predict(self._request, note.text, self._options, note_id=note_id)
-            except ProblemError as error:
-                if error.kind != "queue_full":
-                    raise
+            if not self._service.queue.full:
+                try:
+                    return await self._service.predict(self._request, note.text, self._options, note_id=note_id)
+                except ProblemError as error:
+                    if error.kind != "queue_full":  # another request was faster
+                        raise
             await anyio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)

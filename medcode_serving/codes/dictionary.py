@@ -80,7 +80,7 @@ class Dictionary:
         self._sorted = np.argsort(bare, kind="stable")
         self._sorted_bare = bare[self._sorted]
         # Equal hits come by training frequency, then the shorter description; those without one come last.
-        lengths = [len(text) if text else 10_000 for text in self._descriptions]
+        lengths = np.array([len(text) if text else 10_000 for text in self._descriptions])
         self._place = np.empty(len(known), np.int64)
         self._place[np.lexsort((lengths, -self._frequency))] = np.arange(len(known))
 

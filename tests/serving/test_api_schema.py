@@ -16,7 +16,6 @@ from schemathesis.specs.openapi.checks import (
 from medcode_serving.api import create_app
 from tests.serving.test_api import settings_for, start
 
-
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
