@@ -3,7 +3,7 @@
     python benchmarks/decoding.py
 
 Codes are the billable ones of ICD-10-CM and as many well-formed ones as ICD-10-PCS has, generated as its tables are
-laid out. The model is random, with 17 million weights and a byte-level tokenizer of 32,000 tokens made here. The free
+laid out. The model is random: 17 million weights, 32,000 output tokens, a byte-level tokenizer made here. The free
 run repeats the forward passes of the constrained one, token for token, and takes the likeliest of the vocabulary after
 each: what differs is the constraint and its probabilities. Rounds alternate. Then random logits write 10,000 answers,
 which are looked at one by one.
