@@ -110,6 +110,9 @@ class PredictionResponse(BaseModel):
     truncated: bool = Field(
         description="The note was too long and was shortened; its least telling sections were not read."
     )
+    sections_cut: list[str] = Field(
+        default=[], description="Sections of a shortened note of which something, or all, was not read."
+    )
     windows: int = Field(default=1, description="Pieces in which the note was read.")
     dropped: int = Field(description="Fragments of the answer that were no codes of the vocabulary.")
     evidence_method: EvidenceMethod = Field(default="none", description="How the evidence was found.")

@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -280,20 +281,31 @@ def latest_version(root: Path, recipe: str) -> str:
     """Return the version that LATEST names.
 
     Raises:
-        MedcodeError: nothing was published yet.
+        MedcodeError: nothing was published yet, or LATEST cannot be read or names no folder beside it.
     """
+    pointer = root / recipe / LATEST
     try:
-        return (root / recipe / LATEST).read_text().strip()
+        version = pointer.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise MedcodeError(
-            f"{root / recipe / LATEST}: no bundle of recipe {recipe!r} is published yet; make one: medcode run"
+            f"{pointer}: no bundle of recipe {recipe!r} is published yet; make one: medcode run"
         ) from None
+    except OSError as error:
+        raise MedcodeError(f"{pointer}: {error.strerror}; it has to be a readable file with a version") from None
+    except UnicodeDecodeError:
+        raise MedcodeError(f"{pointer}: no text; it has to name a version, one of the folders beside it") from None
+    if not version or version.startswith(".") or not version.isprintable() or {"/", "\\"} & set(version):
+        raise MedcodeError(f"{pointer}: names no version; write the name of one of the folders beside it")
+    return version
 
 
 def bundle_versions(root: Path, recipe: str) -> list[str]:
     """Return the versions of a recipe's bundles, whether published or held back, the newest last."""
-    manifests = sorted((root / recipe).glob(f"*/{MANIFEST}"), key=lambda file: (file.stat().st_mtime, file))
-    return [file.parent.name for file in manifests if not file.parent.name.startswith(".")]
+    found = []
+    for file in (root / recipe).glob(f"*/{MANIFEST}"):
+        with suppress(FileNotFoundError):  # somebody is removing it
+            found.append((file.stat().st_mtime, file.parent.name))
+    return [name for _, name in sorted(found) if not name.startswith(".")]
 
 
 def latest_bundle(root: Path, recipe: str) -> Bundle:

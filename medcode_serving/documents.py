@@ -21,11 +21,14 @@ from anyio.lowlevel import RunVar
 from medcode_serving.errors import MedcodeError
 from medcode_serving.settings import DocumentSettings
 
-Kind = Literal["too_big", "not_a_pdf", "encrypted", "malformed", "no_text", "too_many_pages", "timeout"]
+Kind = Literal["too_big", "not_a_pdf", "encrypted", "malformed", "no_text", "too_many_pages", "timeout", "busy"]
 
 READERS = 4
 """PDFs read at the same time in one event loop; more wait. Each may take a core for all of `documents.timeout_s` and
 `documents.memory_bytes` of memory, 4 GB together with the default, beside the model that the server holds."""
+
+MAX_WAITING = 4 * READERS
+"""PDFs that wait for a reader; more are refused. With slow ones in front, the last waits 4 x `documents.timeout_s`."""
 
 _READER = Path(__file__).with_name("pdf_reader.py")
 _readers: RunVar[anyio.CapacityLimiter] = RunVar("_readers")
@@ -41,11 +44,15 @@ class Document:
 
 
 class DocumentError(MedcodeError):
-    """A PDF that gives no text; `kind` says why in one word."""
+    """A PDF that gives no text; `kind` says why in one word.
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    `retry_after` is the number of seconds after which it may be sent again; None where that would not help.
+    """
+
+    def __init__(self, kind: Kind, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.kind: Kind = kind
+        self.retry_after = retry_after
 
 
 def page_of(pages: Sequence[int], offset: int) -> int:
@@ -69,13 +76,16 @@ async def read_pdf(data: bytes, limits: DocumentSettings) -> Document:
     The time limit begins when one of the `READERS` is free. A caller who is cancelled ends the reading process.
 
     Raises:
-        DocumentError: the PDF is over a limit, encrypted, malformed, a scan without text, or no PDF.
+        DocumentError: the PDF is over a limit, encrypted, malformed, a scan without text, or no PDF; or too many wait.
     """
     if len(data) > limits.max_bytes:
         raise _error("too_big", limits)
     if b"%PDF-" not in data[:1024]:
         raise _error("not_a_pdf", limits)
-    async with _limiter():
+    limiter = _limiter()
+    if limiter.statistics().tasks_waiting >= MAX_WAITING:
+        raise _error("busy", limits)
+    async with limiter:
         try:
             with anyio.fail_after(limits.timeout_s):
                 exit_code, answer = await _run_reader(data, limits)
@@ -132,5 +142,7 @@ def _error(kind: Kind, limits: DocumentSettings) -> DocumentError:
         "no_text": "the PDF holds no text, it is probably a scan; run text recognition (OCR) on it first",
         "too_many_pages": f"the PDF has more than {limits.max_pages} pages; split it, or raise documents.max_pages",
         "timeout": f"the PDF was not read within {limits.timeout_s:g} s; split it, or raise documents.timeout_s",
+        "busy": "too many PDFs are waiting to be read; try again later",
     }
-    return DocumentError(kind, message[kind])
+    # By then the readers are done with what they read now.
+    return DocumentError(kind, message[kind], retry_after=limits.timeout_s if kind == "busy" else None)

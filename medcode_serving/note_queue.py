@@ -51,7 +51,7 @@ class _Waiting:
     engine: Engine | None = None
     note: str = ""
     options: NoteOptions = NoteOptions()
-    job: Callable[[], Any] | None = None
+    job: Callable[[Callable[[], bool]], Any] | None = None
     given_up: threading.Event = field(default_factory=threading.Event)
 
     def shares_batch_with(self, other: "_Waiting") -> bool:
@@ -132,23 +132,27 @@ class NoteQueue:
         prediction: Prediction = await self._enqueue(waiting)
         return prediction
 
-    async def run(self, job: Callable[[], Result]) -> Result:
-        """Run something else on the inference thread, alone, in its turn. It does not count as a note.
+    async def run(self, job: Callable[[Callable[[], bool]], Result], *, next_: bool = False) -> Result:
+        """Run something else on the inference thread, alone. It does not count as a note, and is never refused.
+
+        Args:
+            job: Is given a function that tells whether it was given up meanwhile.
+            next_: Whether it goes before all that waits; else it waits its turn.
 
         Raises:
             QueueClosedError: the service is ending.
             EngineFailedError, MedcodeError: as `answer`.
         """
-        result: Result = await self._enqueue(_Waiting(Future(), job=job))
+        result: Result = await self._enqueue(_Waiting(Future(), job=job), 0 if next_ else None)
         return result
 
-    async def _enqueue(self, waiting: _Waiting) -> Any:
+    async def _enqueue(self, waiting: _Waiting, place: int | None = None) -> Any:
         with self._changed:
             if self._closing:
                 raise QueueClosedError
             if waiting.job is None and self.full:
                 raise QueueFullError(max(1.0, len(self) * self._seconds_a_note))
-            self._waiting.append(waiting)
+            self._waiting.insert(len(self._waiting) if place is None else place, waiting)
             self._changed.notify_all()
         self._tell()
         try:
@@ -184,6 +188,7 @@ class NoteQueue:
             with self._changed:
                 self._running = []
                 self._company = min(len(batch) + len(self._waiting), self._batch_size)
+            del batch  # while the thread waits, it should hold no note
             self._tell()
 
     def _next_batch(self) -> list[_Waiting]:
@@ -204,12 +209,13 @@ class NoteQueue:
     def _run(self, batch: list[_Waiting]) -> None:
         try:
             if batch[0].job is not None:
-                results: list[Any] = [batch[0].job()]
+                results: list[Any] = [batch[0].job(batch[0].given_up.is_set)]
             else:
                 assert batch[0].engine is not None
                 results = list(
                     batch[0].engine.predict([one.note for one in batch], options=[one.options for one in batch])
                 )
+            settled = list(zip(batch, results, strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread must live on
             known = isinstance(error, MedcodeError)
             if not known:
@@ -221,7 +227,7 @@ class NoteQueue:
             for waiting in batch:  # one note may have been too much: the others should not suffer from it
                 self._run([waiting])
         else:
-            for waiting, result in zip(batch, results, strict=True):
+            for waiting, result in settled:
                 _settle(waiting, result)
 
     def _tell(self) -> None:

@@ -183,11 +183,12 @@ class Predictor:
         return above_threshold(calibrated, least, options.top_k or self._generation.top_k)
 
     def find_evidence(
-        self, note: str, codes: Sequence[ScoredCode], options: PredictionOptions
+        self, note: str, codes: Sequence[ScoredCode], options: PredictionOptions, ended: Callable[[], bool] = never
     ) -> list[list[Span]] | None:
         """Return the spans of a note that support each code; None if none were asked for.
 
-        `occlusion` asks the engine, and so belongs on the thread that predicts; `lexical` may run anywhere.
+        `occlusion` asks the engine, and so belongs on the thread that predicts; it stops, with nothing found, when
+        `ended` says so. `lexical` may run anywhere.
 
         Raises:
             MedcodeError: the engine cannot say how likely given codes are.
@@ -197,7 +198,7 @@ class Predictor:
         names = [(code.system, code.code) for code in codes]
         if options.evidence == "lexical":
             return self.lexical_evidence.find(note, names)
-        return occlusion(self.occludable(), note, names) if names else []
+        return occlusion(self.occludable(), note, names, ended=ended)
 
     def occludable(self) -> "TransformersEngine":
         """Return the engine if it can tell how likely given codes are.
@@ -259,6 +260,7 @@ class Predictor:
             threshold=self._threshold(engine) if options.threshold is None else options.threshold,
             constrained=options.constrained,
             truncated=prediction.truncated,
+            sections_cut=list(prediction.sections_cut),
             windows=prediction.windows,
             dropped=prediction.dropped,
             evidence_method=options.evidence,
@@ -294,6 +296,21 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def refuse_other_name(bundle: Bundle, recipe: str) -> None:
+    """Refuse a bundle that lies where another one is looked for: answers would name one that LATEST does not.
+
+    Raises:
+        MedcodeError: it is of another recipe, or its folder has not its version's name.
+    """
+    manifest = bundle.manifest
+    if manifest.recipe != recipe:
+        raise MedcodeError(f"{bundle.path}: a bundle of recipe {manifest.recipe!r}; put it below {manifest.recipe}/")
+    if manifest.version != bundle.path.name:
+        raise MedcodeError(
+            f"{bundle.path}: bundle.json says version {manifest.version!r}; give the folder that name, or publish anew"
+        )
+
+
 def load_predictor(
     settings: InferenceSettings,
     recipe: str | None = None,
@@ -319,6 +336,8 @@ def load_predictor(
         bundle = open_bundle(settings.model.bundle)
     else:
         bundle = latest_bundle(bundles, recipe)
+    if bundle.path != settings.model.bundle:
+        refuse_other_name(bundle, recipe)
     engine = load_engine(bundle, settings, settings.home / "base_models", shared_bases)
     falls_back = settings.model.fallback == "linear"
     return Predictor(bundle, engine, settings.generation, load_linear(bundle), falls_back=falls_back)

@@ -19,9 +19,8 @@ import anyio.to_thread
 
 from medcode_serving.bundle import bundle_versions, latest_version
 from medcode_serving.engines.loading import SharedBases
-from medcode_serving.engines.protocol import NoteOptions
 from medcode_serving.errors import MedcodeError
-from medcode_serving.note_queue import EngineFailedError, NoteQueue, QueueClosedError, QueueFullError
+from medcode_serving.note_queue import EngineFailedError, NoteQueue, QueueClosedError
 from medcode_serving.predictor import Predictor, load_predictor
 from medcode_serving.settings import InferenceSettings
 
@@ -134,25 +133,32 @@ class ServedModels:
         while self._settings.model.watch_s:
             await asyncio.sleep(self._settings.model.watch_s)
             for model in self.by_recipe.values():
-                if self._is_due(model):
-                    await self.reload(model.recipe)
+                try:
+                    await self._follow(model)
+                except Exception:  # whatever it is, LATEST has to be looked at again
+                    logger.exception("recipe %s: LATEST was not followed", model.recipe)
 
-    def _is_due(self, model: ServedModel) -> bool:
-        wanted = self._wanted(model)
-        if model.pinned or wanted == model.version:
-            return False
-        tried = model.last_attempt and model.last_attempt.version
-        return wanted != tried or time.monotonic() >= model.next_attempt
+    async def _follow(self, model: ServedModel) -> None:
+        if model.pinned or model.reloading.locked():
+            return
+        wanted, last = self._wanted(model), model.last_attempt
+        failed = last is not None and last.outcome == "failed"
+        if wanted is not None and wanted == model.version:
+            # Somebody set LATEST back to what serves: the failure is over.
+            if failed and not self._is_fixed(model):
+                self._note(model, ReloadAttempt(datetime.now(UTC), wanted, "unchanged"))
+        elif last is None or wanted != last.version or time.monotonic() >= model.next_attempt:
+            await self.reload(model.recipe)
 
     def _wanted(self, model: ServedModel) -> str | None:
-        """Return the version to serve; None if there is none."""
+        """Return the version to serve; None if LATEST names none."""
         if self._is_fixed(model):
             # A folder named in the settings: whatever it holds is right once it is loaded.
             return model.version or "(as in the settings)"
         try:
             return latest_version(self._settings.home / "bundles", model.recipe)
         except MedcodeError:
-            return model.version  # LATEST was removed: what serves goes on serving
+            return None  # loading it tells why
 
     def _is_fixed(self, model: ServedModel) -> bool:
         return self._settings.model.bundle is not None and model.recipe == self._settings.model.recipes[0]
@@ -182,26 +188,28 @@ class ServedModels:
             if wanted not in versions:
                 raise MedcodeError(f"recipe {recipe!r} has no such bundle; there are {', '.join(versions) or 'none'}")
             attempt = await self._replace(model, wanted)
-            model.pinned = attempt.outcome == "loaded"
+            model.pinned = model.pinned or attempt.outcome == "loaded"
             return attempt
 
     async def _replace(self, model: ServedModel, version: str | None) -> ReloadAttempt:
         start = time.perf_counter()
         try:
             predictor = await anyio.to_thread.run_sync(
-                self._load, self._settings, model.recipe, version, self._shared_bases
+                self._load, self._settings, model.recipe, version, self._shared_bases, abandon_on_cancel=True
             )
         except Exception as error:  # noqa: BLE001 - whatever a bundle is made of, the old one goes on serving
             return self._failed(model, version, error)
         try:
-            await self._queue.answer(predictor.engine, WARM_UP_NOTE, NoteOptions())
-        except (MedcodeError, EngineFailedError, QueueFullError, QueueClosedError) as error:
+            # A full queue must not keep a rollback from happening: it goes before what waits.
+            await self._queue.run(lambda _: predictor.engine.predict([WARM_UP_NOTE]), next_=True)
+        except (MedcodeError, EngineFailedError, QueueClosedError) as error:
             await self._close(_Lease(predictor))
             return self._failed(model, version or predictor.manifest.version, error)
         old, model.lease = model.lease, _Lease(predictor)
         model.failures, model.next_attempt = 0, 0.0
         if old is not None:
-            model.previous_version = old.predictor.manifest.version
+            if old.predictor.manifest.version != predictor.manifest.version:
+                model.previous_version = old.predictor.manifest.version
             old.retired = True
             if old.users == 0:
                 await self._close(old)
@@ -216,14 +224,11 @@ class ServedModels:
         model.next_attempt = time.monotonic() + pause
         if isinstance(error, MedcodeError):
             reason = str(error)
-        elif isinstance(error, QueueFullError):
-            reason = "the queue was full when the new bundle was to answer its first note; it is tried again"
         else:
             reason = f"{type(error).__name__} while loading; the log of the service names the place"
             logger.error("recipe %s: %s", model.recipe, reason, exc_info=error)
         if version is None:
-            wanted = self._wanted(model)
-            version = None if wanted == model.version else wanted
+            version = self._wanted(model)
         goes_on = f"; {model.version} goes on serving" if model.version else ""
         logger.warning("recipe %s: no new model: %s%s", model.recipe, reason, goes_on)
         return self._note(model, ReloadAttempt(datetime.now(UTC), version, "failed", reason))
@@ -235,12 +240,11 @@ class ServedModels:
 
     async def _close(self, lease: _Lease) -> None:
         """Free a predictor's memory, on the inference thread: nothing is running there then."""
-        predictor = lease.predictor
         try:
-            await self._queue.run(predictor.close)
+            await self._queue.run(lambda _: lease.predictor.close(), next_=True)
         except (QueueClosedError, EngineFailedError):
             return  # the process ends, or the thread has logged it
-        del lease.predictor, predictor
+        del lease.predictor
         await anyio.to_thread.run_sync(_give_memory_back)
 
 

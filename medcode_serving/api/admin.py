@@ -89,4 +89,4 @@ def _reloaded(service: Service, recipe: str, attempt: ReloadAttempt) -> Reloaded
     if attempt.outcome == "failed":
         raise ProblemError(502, "bad_bundle", attempt.reason or "the bundle cannot be loaded")
     model = service.models.by_recipe[recipe]
-    return Reloaded(recipe=recipe, serving=model.version, pinned=model.pinned, reload=LastReload.of(attempt))
+    return Reloaded(recipe=recipe, serving=model.version, pinned=model.pinned, reload=LastReload.of(attempt, service))

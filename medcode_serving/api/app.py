@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import anyio.to_thread
@@ -81,8 +81,7 @@ def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> Fa
             yield
         finally:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.gather(watching, return_exceptions=True)
             await anyio.to_thread.run_sync(queue.close)
             audit.close()
 

@@ -1,4 +1,4 @@
-"""Who had what predicted: one JSON line a prediction, without the note."""
+"""Who had what predicted, and who changed the model: one JSON line each, without the note."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import Literal
 
 from fastapi import Request
 
@@ -60,16 +61,42 @@ class AuditLog:
         if self._handler is None:
             return
         line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request.state.request_id,
+            **_who(request),
             "note_id": note_id,
-            "key": request.state.api_key.name,
-            "route": request.scope["route"].path,
             "note_sha256": hashlib.sha256(note.encode(errors="surrogatepass")).hexdigest(),
             "characters": len(note),
             "outcome": outcome,
             **(_answer(response) if response else {}),
         }
+        self._write(line)
+
+    def admin(
+        self,
+        request: Request,
+        action: Literal["reload", "rollback"],
+        recipe: str | None,
+        version: str | None,
+        outcome: str,
+    ) -> None:
+        """Write one line, and one to the log: who changed, or wanted to change, what serves.
+
+        Args:
+            request: After `require` and `RequestLog` have seen it.
+            action: What was asked for.
+            recipe: One that is served; None if an unknown one was named.
+            version: The bundle that was to be loaded; None if there is no such one.
+            outcome: loaded, unchanged, or the kind of the problem.
+        """
+        who = _who(request)
+        logger.info(
+            "request_id=%s key=%s %s of recipe %s to %s: %s",
+            *(who["request_id"], who["key"], action, recipe or "(unknown)", version or "(none)", outcome),
+        )
+        self._write({**who, "action": action, "recipe": recipe, "version": version, "outcome": outcome})
+
+    def _write(self, line: dict[str, object]) -> None:
+        if self._handler is None:
+            return
         try:
             self._handler.handle(logging.makeLogRecord({"msg": json.dumps(line)}))
         except OSError as error:
@@ -82,6 +109,15 @@ class AuditLog:
                 self._handler.close()
             except OSError as error:  # what a full disk kept in the buffer
                 _report(error)
+
+
+def _who(request: Request) -> dict[str, object]:
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request_id": request.state.request_id,
+        "key": request.state.api_key.name,
+        "route": request.scope["route"].path,
+    }
 
 
 def _answer(response: PredictionResponse) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from medcode_serving.api.problems import ProblemError, problem_responses
@@ -25,9 +25,10 @@ class LastReload(BaseModel):
     reason: str | None = Field(default=None, description="Why it failed; the bundle before goes on serving.")
 
     @classmethod
-    def of(cls, attempt: ReloadAttempt) -> "LastReload":
-        """Say what was attempted."""
-        return cls(at=attempt.at, version=attempt.version, outcome=attempt.outcome, reason=attempt.reason)
+    def of(cls, attempt: ReloadAttempt, service: Service) -> "LastReload":
+        """Say what was attempted, without the server's paths."""
+        reason = None if attempt.reason is None else service.without_home(attempt.reason)
+        return cls(at=attempt.at, version=attempt.version, outcome=attempt.outcome, reason=reason)
 
 
 class ModelHealth(BaseModel):
@@ -55,8 +56,7 @@ async def health(service: Annotated[Service, Depends(current_service)]) -> Healt
     """Tell whether models are loaded; answers 200 either way."""
     models = service.models.by_recipe.values()
     loaded = [model for model in models if model.version is not None]
-    reasons = [_reason(model) for model in models]
-    reason = next((reason for reason in reasons if reason), None)
+    reason = next((service.without_home(found) for model in models if (found := _reason(model))), None)
     return Health(
         status="no_model" if not loaded else "degraded" if reason else "ok",
         model_loaded=bool(loaded),
@@ -66,7 +66,7 @@ async def health(service: Annotated[Service, Depends(current_service)]) -> Healt
             model.recipe: ModelHealth(
                 version=model.version,
                 pinned=model.pinned,
-                last_reload=None if model.last_attempt is None else LastReload.of(model.last_attempt),
+                last_reload=None if model.last_attempt is None else LastReload.of(model.last_attempt, service),
             )
             for model in models
         },
@@ -79,14 +79,14 @@ def _reason(model: ServedModel) -> str | None:
     return None if model.version else f"recipe {model.recipe!r} has no model yet"
 
 
-@router.get("/live", status_code=204, responses=problem_responses(503))
+@router.get("/live", status_code=204, response_class=Response, responses=problem_responses(503))
 async def live(service: Annotated[Service, Depends(current_service)]) -> None:
     """Answer 204 while the process can work; 503 says that only a restart helps."""
     if not service.queue.alive or service.queue.busy_s > STUCK_TIMEOUTS * service.settings.api.timeout_s:
         raise ProblemError(503, "stuck", "the thread that predicts has ended or hangs; restart the service")
 
 
-@router.get("/ready", status_code=204, responses=problem_responses(503))
+@router.get("/ready", status_code=204, response_class=Response, responses=problem_responses(503))
 async def ready(service: Annotated[Service, Depends(current_service)]) -> None:
     """Answer 204 if every recipe has a model and the queue has room."""
     await live(service)
@@ -96,7 +96,7 @@ async def ready(service: Annotated[Service, Depends(current_service)]) -> None:
         raise ProblemError(503, "queue_full", "too many notes are waiting; try again later", retry_after=1)
 
 
-@router.get("/startup", status_code=204, responses=problem_responses(503))
+@router.get("/startup", status_code=204, response_class=Response, responses=problem_responses(503))
 async def startup(service: Annotated[Service, Depends(current_service)]) -> None:
     """Answer 204 once every recipe's model has answered a real note: none is loaded before it did."""
     for recipe in service.models.by_recipe:

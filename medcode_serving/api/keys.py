@@ -88,6 +88,7 @@ class KeyRing:
         self._path = path
         self._keys: tuple[ApiKey, ...] = ()
         self._seen: tuple[int, ...] | None = None
+        self._problem = ""
 
     @classmethod
     def load(cls, path: Path | None) -> "KeyRing":
@@ -119,15 +120,21 @@ class KeyRing:
         return None if found is None or found.expired() else found
 
     def _follow_file(self) -> None:
-        if self._path is None or (seen := _signature(self._path)) == self._seen:
+        if self._path is None:
             return
-        self._seen = seen
+        seen = _signature(self._path)
+        if seen is not None and seen == self._seen:
+            return
         try:
             self._keys = read_keys(self._path)
         except MedcodeError as error:
-            logger.error("the keys read before stay in force: %s", error)  # noqa: TRY400 - a traceback tells no more
-        else:
-            logger.info("%s: %d API keys are in force", self._path, len(self._keys))
+            # Read again at the next request: for want of file descriptors a key that was taken out would stay valid.
+            if str(error) != self._problem:
+                self._problem = str(error)
+                logger.error("the keys read before stay in force: %s", error)  # noqa: TRY400 - a traceback tells no more
+            return
+        self._seen, self._problem = seen, ""
+        logger.info("%s: %d API keys are in force", self._path, len(self._keys))
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
@@ -282,6 +289,7 @@ def require(scope: KeyScope) -> Callable[..., Awaitable[ApiKey]]:
     ) -> ApiKey:
         key = identify(request)
         if not key.allows(scope):
+            request.app.state.service.metrics.rejected.labels("forbidden").inc()
             raise ProblemError(403, "forbidden", f"this API key lacks the scope {scope}")
         return key
 
@@ -333,7 +341,8 @@ def _signature(path: Path) -> tuple[int, ...] | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # The time of change too, which nobody can set back, as copying tools do with the other one.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode
 
 
 def _warn_if_open(path: Path) -> None:

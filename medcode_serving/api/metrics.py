@@ -28,7 +28,7 @@ class Metrics:
         self.request_seconds = self._times("request_seconds", "From a request's arrival to its answer's end.", "route")
         self.rejected = self._counter(
             "rejected",
-            "Requests turned away: queue_full, timeout, rate_limited, unauthorized, disconnected.",
+            "Requests turned away: queue_full, timeout, rate_limited, unauthorized, forbidden, disconnected.",
             "reason",
         )
         self.queue_notes = self._gauge("queue_notes", "Notes that wait.")
@@ -101,6 +101,9 @@ class Metrics:
 )
 async def metrics(request: Request) -> Response:
     """Return counts and times in the text format of Prometheus, or as OpenMetrics if asked so; no notes, no codes."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    except TypeError:  # a version that is no number
+        encode, content_type = choose_encoder("")
     # A Content-Type in `headers` replaces `media_type`, to which Starlette would add a second charset.
     return Response(encode(request.app.state.service.metrics.registry), headers={"Content-Type": content_type})

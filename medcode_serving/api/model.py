@@ -69,5 +69,5 @@ async def model_card(
         loaded_at=predictor.loaded_at,
         previous_version=model.previous_version,
         pinned=model.pinned,
-        last_reload=None if model.last_attempt is None else LastReload.of(model.last_attempt),
+        last_reload=None if model.last_attempt is None else LastReload.of(model.last_attempt, service),
     )

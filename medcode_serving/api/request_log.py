@@ -11,11 +11,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medcode_serving.api.connection import CLIENT_GONE, ClientGoneError
+from medcode_serving.api.keys import ApiKey
 from medcode_serving.api.metrics import Metrics
 from medcode_serving.api.problems import problem_response
 
 REQUEST_ID_HEADER = "X-Request-ID"
-_GIVEN_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
+_GIVEN_ID = re.compile(r"[0-9A-Za-z._:-]{1,128}")
+_REFUSALS = frozenset({400, 401, 403})
+"""Statuses of the checks before a route is looked for: unknown host, no key, foreign page."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = logging.getLogger(__name__)
@@ -24,7 +27,8 @@ logger = logging.getLogger(__name__)
 class RequestLog:
     """Around all but the headers for browsers: request id, `no-store`, the log line, and a 500 for what nobody foresaw.
 
-    Nothing that a client makes up reaches log or metrics: the route is its pattern, other methods are "(other)".
+    Nothing that a client makes up reaches log or metrics: the route is its pattern, other methods are "(other)". Only
+    its request id is its own, of few characters and those harmless.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics | None = None) -> None:
@@ -67,13 +71,22 @@ class RequestLog:
 
     def _record(self, scope: Scope, request_id: str, status: int | None, seconds: float) -> None:
         # The route's pattern, not the path, which may hold anything.
-        route = getattr(scope.get("route"), "path", "(unknown)")
+        route = getattr(scope.get("route"), "path", "(refused)" if status in _REFUSALS else "(unknown)")
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         answered = "(none)" if status is None else str(status)  # none: the server was stopped
-        logger.info("request_id=%s %s %s %s %.1f ms", request_id, method, route, answered, seconds * 1000)
+        caller = _caller(scope)
+        logger.info("request_id=%s %s %s %s %s %.1f ms", request_id, caller, method, route, answered, seconds * 1000)
         if self._metrics is not None:
             self._metrics.requests.labels(method, route, answered).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
+
+
+def _caller(scope: Scope) -> str:
+    """Return who asked: the address, and the key's name if one was needed and found."""
+    client = scope.get("client")
+    caller = f"client={client[0] if client else '(local)'}"
+    key: ApiKey | None = scope["state"].get("api_key")
+    return caller if key is None or key.anonymous else f"{caller} key={key.name}"
 
 
 def _place(error: BaseException) -> str:

@@ -82,7 +82,11 @@ class Service:
     def _no_model(self, recipe: str | None) -> ProblemError:
         attempt = self.models.by_recipe[self.recipe(recipe)].last_attempt
         reason = attempt.reason if attempt and attempt.reason else "no model is loaded yet"
-        return ProblemError(503, "no_model", reason, retry_after=RETRY_LOADING_S)
+        return ProblemError(503, "no_model", self.without_home(reason), retry_after=RETRY_LOADING_S)
+
+    def without_home(self, text: str) -> str:
+        """Return a message for strangers: where on the server bundles lie is not their business."""
+        return text.replace(str(self.settings.home), "$MEDCODE_HOME")
 
     async def predict(
         self,
@@ -189,8 +193,10 @@ class Service:
     async def _ask_engine(self, predictor: Predictor, note: str, options: PredictionOptions) -> _Answer:
         prediction = await self.queue.answer(predictor.engine, note, predictor.note_options(options))
         codes = predictor.select(prediction, options)
-        if options.evidence == "occlusion":
-            spans = await self.queue.run(lambda: predictor.find_evidence(note, codes, options))
+        if options.evidence == "none":
+            spans = None
+        elif options.evidence == "occlusion":
+            spans = await self.queue.run(lambda ended: predictor.find_evidence(note, codes, options, ended))
         else:
             spans = await anyio.to_thread.run_sync(predictor.find_evidence, note, codes, options)
         return _Answer(prediction, codes, spans, options)

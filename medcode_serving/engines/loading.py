@@ -4,6 +4,7 @@ import logging
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from medcode_serving.base_models import LocalModel, resolve_base_model
 from medcode_serving.bundle import TRIES, Bundle
@@ -29,7 +30,8 @@ class SharedBases:
     """The base models in memory that several recipes' adapters lie over."""
 
     def __init__(self) -> None:
-        self._bases: dict[tuple[Path, str], SharedBase] = {}
+        # Engines keep them alive: a base that the last bundle over it has left gives its memory back.
+        self._bases: WeakValueDictionary[tuple[Path, str], SharedBase] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def get(self, base: LocalModel, device: str) -> "SharedBase":
@@ -43,12 +45,13 @@ class SharedBases:
 
         with self._lock:
             key = (base.path, base.revision)
-            if key not in self._bases:
+            found = self._bases.get(key)
+            if found is None:
                 resolved = resolve_device(device)
-                self._bases[key] = SharedBase(
+                found = self._bases[key] = SharedBase(
                     base.path, dtype=default_dtype(resolved), device=resolved, base_revision=base.revision
                 )
-            return self._bases[key]
+            return found
 
 
 def load_linear(bundle: Bundle) -> "LinearEngine | None":

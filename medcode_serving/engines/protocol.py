@@ -62,6 +62,8 @@ class Prediction:
     """The note was too long and was shortened; its least telling sections were not read."""
     dropped: int = 0
     """Fragments of the answer that were no code of the vocabulary."""
+    sections_cut: tuple[str, ...] = ()
+    """Of a shortened note: the sections of which something was left out."""
     windows: int = 1
     """Pieces in which the note was read."""
     outcome: Outcome = "complete"

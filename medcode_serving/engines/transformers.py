@@ -60,6 +60,7 @@ class _Piece:
     prompt: list[int]
     options: NoteOptions
     truncated: bool
+    sections_cut: tuple[str, ...] = ()
 
 
 class TransformersEngine:
@@ -212,7 +213,7 @@ class TransformersEngine:
         prompts = encode_prompts(self._tokenizer, self._prompt, list(notes), limit)
         for place, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
             if not prompt.truncated or option.long_notes == "shorten":
-                pieces.append(_Piece(place, prompt.input_ids, option, prompt.truncated))
+                pieces.append(_Piece(place, prompt.input_ids, option, prompt.truncated, prompt.cut))
             elif option.long_notes == "windows":
                 texts = split_windows(self._tokenizer, self._prompt, notes[place], limit)
                 windows = encode_prompts(self._tokenizer, self._prompt, texts, limit)
@@ -240,7 +241,9 @@ class TransformersEngine:
             ended = self._generate(batch, ConstrainedWriter(answers))
             predictions = [Prediction(tuple(map(self._scored, answer))) for answer in answers.answers]
         return [
-            Prediction((), outcome="ended") if gone else replace(prediction, truncated=piece.truncated)
+            Prediction((), outcome="ended")
+            if gone
+            else replace(prediction, truncated=piece.truncated, sections_cut=piece.sections_cut)
             for piece, prediction, gone in zip(batch, predictions, ended, strict=True)
         ]
 

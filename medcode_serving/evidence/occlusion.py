@@ -5,7 +5,7 @@ forward passes as there are parts.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,10 @@ LEAST_DROP = 0.1
 """Of a log-probability, in nats; less is noise of the wording."""
 
 
+AT_ONCE = 5
+"""Variants of the note between two looks at whether anybody still waits for the evidence."""
+
+
 class Scores(Protocol):
     """An engine that can tell how likely given codes are."""
 
@@ -27,22 +31,34 @@ class Scores(Protocol):
 
 
 def occlusion(
-    engine: Scores, note: str, codes: Sequence[tuple[str, str]], *, most: int = 3, parts: int = 24
+    engine: Scores,
+    note: str,
+    codes: Sequence[tuple[str, str]],
+    *,
+    most: int = 3,
+    parts: int = 24,
+    ended: Callable[[], bool] = lambda: False,
 ) -> list[list[Span]]:
     """Return the spans that support each code, the strongest first, at most `most`; none where nothing does.
 
     Args:
-        engine: Is asked once, for the note and for the note without each of its parts.
+        engine: Is asked for the note and for the note without each of its parts, a few at a time.
         note: The text as it was submitted.
         codes: System and code.
         most: Spans a code at most.
         parts: Stretches that the note is cut into at most.
+        ended: Is asked now and then; from True on nothing more is looked for, and nothing is found.
     """
     stretches = cut_evenly(note, parts)
     if len(stretches) < 2 or not codes:
         return [[] for _ in codes]
-    without = [note[:start] + note[end:] for start, end in stretches]
-    scores = np.asarray(engine.log_probabilities([note, *without], codes), np.float64)
+    variants = [note, *(note[:start] + note[end:] for start, end in stretches)]
+    scores = np.zeros((len(variants), len(codes)))
+    for first in range(0, len(variants), AT_ONCE):
+        if ended():
+            return [[] for _ in codes]
+        some = slice(first, first + AT_ONCE)
+        scores[some] = engine.log_probabilities(variants[some], codes)
     with np.errstate(invalid="ignore"):  # impossible with and without: nothing dropped
         drops = np.nan_to_num(scores[0] - scores[1:], nan=0.0, posinf=np.inf)
     found = []

@@ -65,6 +65,18 @@ def test_a_newer_schema_is_refused(make_bundle, tmp_path: Path) -> None:
         open_bundle(path)
 
 
+@pytest.mark.parametrize("contents", [b"", b"\n", b"\xff\xfe", b"../other/v1", b".hidden", b"v1\x00", None])
+def test_a_latest_that_names_no_version_is_told(tmp_path: Path, contents: bytes | None) -> None:
+    pointer = tmp_path / "icd" / "LATEST"
+    pointer.parent.mkdir()
+    if contents is None:
+        pointer.mkdir()
+    else:
+        pointer.write_bytes(contents)
+    with pytest.raises(MedcodeError, match="LATEST: "):
+        latest_version(tmp_path, "icd")
+
+
 def test_pickles_are_refused_and_nothing_is_left(make_bundle, adapter, tmp_path: Path) -> None:
     import shutil
 

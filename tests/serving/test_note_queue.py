@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
             await queue.answer(engine, "too many", NoteOptions())
         assert caught.value.retry_after >= 1
         engine.gate.set()
-        assert await queue.run(lambda: 7) == 7  # other work is no note
+        assert await queue.run(lambda ended: 7) == 7  # other work is no note
         await asyncio.gather(*tasks)
         assert answered(await queue.answer(engine, "room again", NoteOptions())) == "room again"
 
@@ -182,13 +183,55 @@ def test_closing_finishes_what_runs_and_refuses_what_waits() -> None:
     assert not queue.alive
 
 
+def test_other_work_may_go_before_all_that_waits_and_hears_that_nobody_waits_for_it() -> None:
+    done: list[str] = []
+
+    async def work(queue: NoteQueue, engine: Recorder) -> None:
+        tasks = [ask(queue, engine, "running")]
+        await until(lambda: engine.batches != [])
+        tasks.append(ask(queue, engine, "a note that waits"))
+        await until(lambda: queue.full)
+        soon = asyncio.create_task(queue.run(lambda ended: done.append(f"{len(engine.batches)} batches"), next_=True))
+        await asyncio.sleep(0.01)
+        engine.gate.set()
+        await asyncio.gather(*tasks, soon)
+        began, heard = threading.Event(), threading.Event()
+
+        def wait(ended: Callable[[], bool]) -> None:
+            began.set()
+            while not ended():
+                time.sleep(0.001)
+            heard.set()
+
+        dear = asyncio.create_task(queue.run(wait))
+        await until(began.is_set)
+        dear.cancel()
+        await until(heard.is_set)
+
+    run(work, max_notes=2)
+    assert done == ["1 batches"]
+
+
+def test_an_engine_that_answers_too_little_fails_and_the_thread_lives() -> None:
+    class Short(Recorder):
+        def predict(self, notes: Sequence[str], *, options=None, on_progress=None) -> list[Prediction]:
+            return []
+
+    async def work(queue: NoteQueue, engine: Recorder) -> None:
+        with pytest.raises(EngineFailedError):
+            await queue.answer(Short(), "note", NoteOptions())
+        assert queue.alive
+
+    run(work)
+
+
 def test_what_happens_is_told() -> None:
     batches, changes = [], []
 
     async def work(queue: NoteQueue, engine: Recorder) -> None:
         engine.gate.set()
         await queue.answer(engine, "one", NoteOptions())
-        await queue.run(lambda: None)
+        await queue.run(lambda ended: None)
 
     run(work, on_batch=lambda notes, seconds: batches.append(notes), on_change=lambda *counts: changes.append(counts))
     assert batches == [1]

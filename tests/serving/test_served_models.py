@@ -68,7 +68,7 @@ def test_a_new_bundle_takes_over_and_the_old_one_is_freed_when_nobody_uses_it(ma
             assert old.predict(NOTES[0]).model.version == "v1"  # what runs is finished by the bundle that began it
         del old
         await asyncio.sleep(0.05)
-        await queue.run(lambda: None)  # behind the closing
+        await queue.run(lambda ended: None)  # behind the closing
         gc.collect()
         assert engine() is None
         with models.lease("icd") as new:
@@ -93,6 +93,15 @@ def test_latest_is_followed_and_a_corrupt_bundle_leaves_the_old_one_serving(make
         await until(lambda: model.last_attempt is not None and model.last_attempt.outcome == "failed")
         attempts.append(model.last_attempt)
         assert model.version == "v1"
+        (tmp_path / "bundles" / "icd" / "LATEST").write_text("v1\n")  # as an operator would
+        await until(lambda: model.last_attempt is not None and model.last_attempt.outcome == "unchanged")
+        (tmp_path / "bundles" / "icd" / "LATEST").write_bytes(b"\xff\xfe")
+        await until(lambda: "LATEST: no text" in str(model.last_attempt and model.last_attempt.reason))
+        assert (await models.reload("icd")).outcome == "failed"
+        make_bundle(tmp_path / "bundles", "v2b").path.rename(tmp_path / "bundles" / "icd" / "v2c")
+        (tmp_path / "bundles" / "icd" / "LATEST").write_text("v2c\n")
+        await until(lambda: "give the folder that name" in str(model.last_attempt and model.last_attempt.reason))
+        assert model.version == "v1"
         publish(make_bundle(tmp_path / "bundles", "v3"))
         await until(lambda: model.version == "v3")
         assert model.previous_version == "v1"
@@ -113,7 +122,11 @@ def test_a_rollback_stays_until_somebody_reloads(make_bundle, tmp_path: Path) ->
         for name in ("v7", "../icd/v0", ""):
             with pytest.raises(MedcodeError, match=r"no such bundle; there are v0, v1|no bundle served before"):
                 await models.roll_back("icd", name)
-        assert (await models.roll_back("icd", "v0")).outcome == "loaded"
+        for _ in range(2):  # the second time to itself
+            assert (await models.roll_back("icd", "v0")).outcome == "loaded"
+            assert (model.version, model.pinned, model.previous_version) == ("v0", True, "v1")
+        corrupt(make_bundle(tmp_path / "bundles", "v1-bad"))
+        assert (await models.roll_back("icd", "v1-bad")).outcome == "failed"
         assert (model.version, model.pinned) == ("v0", True)
         publish(make_bundle(tmp_path / "bundles", "v2"))
         await asyncio.sleep(0.1)
