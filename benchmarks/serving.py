@@ -70,6 +70,8 @@ def generate_one_by_one(home: Path, notes: list[str]) -> Measured:
     from medcode_serving.adapters import load_adapted_model
     from medcode_serving.base_models import resolve_base_model
     from medcode_serving.bundle import latest_bundle
+    from medcode_serving.codes.vocabulary import Vocabulary
+    from medcode_serving.decoding import build_trie
     from medcode_serving.engines.transformers import load_tokenizer
     from medcode_serving.prompts import encode_prompts
 
@@ -78,7 +80,8 @@ def generate_one_by_one(home: Path, notes: list[str]) -> Measured:
     base = resolve_base_model(manifest.base_model.id, home / "base_models", revision=manifest.base_model.revision)
     model = load_adapted_model(base.path, bundle.adapter, dtype="float32", merge=True).eval()
     tokenizer = load_tokenizer(base.path)
-    most = manifest.decoding.max_codes * 8
+    texts = [code.text for code in Vocabulary.read(bundle.codes).codes]
+    most = manifest.decoding.max_codes * (build_trie(tokenizer, texts).longest + 1)
 
     def answer(note: str) -> float:
         begun = time.perf_counter()

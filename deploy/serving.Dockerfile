@@ -42,7 +42,8 @@ LABEL org.opencontainers.image.title="medcode-serving" \
 COPY --from=build /opt/medcode /opt/medcode
 
 # The root file system may be read-only: whatever is written goes to /tmp, which should be memory, for an upload may
-# lie there for a moment. Nothing is fetched and nothing reported. pip compiled all modules when it installed them.
+# lie there for a moment. Where the keys are is for whoever runs it to say: a setting here would go before those of a
+# mounted file. Nothing is fetched and nothing reported. pip compiled all modules when it installed them.
 # USER: torch asks for the user's name, and user 10001 has no entry in /etc/passwd.
 ENV PATH=/opt/medcode/bin:$PATH \
     HOME=/tmp \
@@ -54,8 +55,7 @@ ENV PATH=/opt/medcode/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     DO_NOT_TRACK=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    MEDCODE_SERVE_MODEL__HOME=/models \
-    MEDCODE_SERVE_API__KEYS_FILE=/run/secrets/medcode-keys
+    MEDCODE_SERVE_MODEL__HOME=/models
 
 # Made here, so that a volume without an owner gets the right one. Mount only bundles/ and base_models/ of MEDCODE_HOME:
 # its warehouse/ holds the notes.

@@ -61,6 +61,9 @@ def predict(
         typer.Option(help="File for the answer; stdout if not given. With --jsonl, what it lacks is added."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="With --jsonl: answer all notes anew.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --jsonl: exit code 1 if a note had a problem, in whichever run.")
+    ] = False,
     format_: Annotated[Literal["json", "table"], typer.Option("--format", help="Of one note's answer.")] = "json",
     recipe: Annotated[str | None, typer.Option(help="Whose bundle answers; the settings' first if not given.")] = None,
     threshold: Annotated[
@@ -102,10 +105,14 @@ def predict(
     if jsonl is not None:
         if format_ != "json":
             raise MedcodeError("--format: with --jsonl, answers are JSON lines")
-        predict_lines(settings, options, jsonl=jsonl, output=output, overwrite=overwrite)
+        problems = predict_lines(settings, options, jsonl=jsonl, output=output, overwrite=overwrite)
+        if strict and problems:
+            raise typer.Exit(1)
         return
     if overwrite:
         raise MedcodeError("--overwrite: goes with --jsonl; the answer to one note replaces an earlier one anyway")
+    if strict:
+        raise MedcodeError("--strict: goes with --jsonl; one note with a problem ends with exit code 2 anyway")
     predict_once(settings, options, text=text, file=file, pdf=pdf, output=output, format_=format_)
 
 

@@ -45,7 +45,8 @@ def run_demo(home: Path, *, admissions: int) -> None:
     typer.echo(
         "\nThe API has stopped again. From here:\n"
         f"  {MEDCODE} ui --config {SETTINGS.relative_to(PROJECT)}   the Dagster UI, http://127.0.0.1:3000\n"
-        f"  {MEDCODE} serve   the API, its documentation at http://127.0.0.1:8000/docs\n"
+        f"  {MEDCODE} serve   the API, and a page to try it on: http://127.0.0.1:8000/ui\n"
+        "The model has seen nothing but synthetic notes like the one above; other notes it codes badly.\n"
         f"State is in {home}; commands find it there through MEDCODE_HOME or --output-dir."
     )
 

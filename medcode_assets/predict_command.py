@@ -65,7 +65,10 @@ def predict_once(
 
     refuse_missing_folder(output)
     note, pages = _read_note(settings, text, pdf, file)
-    answer = load_predictor(settings, options.recipe).predict(note, options, pages=pages)
+    predictor = load_predictor(settings, options.recipe)
+    if options.evidence == "occlusion":
+        predictor.occludable()
+    answer = predictor.predict(note, options, pages=pages)
     rendered = table(answer) if format_ == "table" else json.dumps(answer.model_dump(mode="json"), indent=2)
     if output is None:
         typer.echo(rendered)

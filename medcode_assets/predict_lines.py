@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import typer
 from medcode_assets.predict_command import STANDARD_STREAM, refuse_missing_folder
 from medcode_serving.answers import PredictionOptions
 from medcode_serving.errors import MedcodeError
+from medcode_serving.note_lines import NoteLine, parse_note_line
 
 if TYPE_CHECKING:
     from medcode_serving.predictor import Predictor
@@ -26,31 +27,22 @@ PORTION = 4
 what is in memory stays small."""
 
 
-@dataclass(frozen=True)
-class _Note:
-    """A line of the input."""
-
-    id: str | int | None
-    text: str = ""
-    problem: dict[str, str] | None = None
-    """Why the line cannot be answered."""
-
-
 @dataclass
 class _Tally:
     """What became of the notes so far, in this run and in those that it goes on from."""
 
     answered: int = 0
     problems: int = 0
-    version: str | None = None
-    """Bundle of the last answer."""
+    made_with: dict[str, set[str]] = field(default_factory=dict)
+    """What the answers tell of the runs that gave them: see `_made_with`."""
 
     def add(self, result: dict[str, Any]) -> None:
         if "problem" in result:
             self.problems += 1
         else:
             self.answered += 1
-            self.version = result["prediction"]["model"]["version"]
+            for name, value in _made_with(result["prediction"]).items():
+                self.made_with.setdefault(name, set()).add(value)
 
     @property
     def notes(self) -> int:
@@ -64,11 +56,12 @@ def predict_lines(
     jsonl: Path,
     output: Path | None = None,
     overwrite: bool = False,
-) -> None:
+) -> int:
     """Predict the notes of a file of JSON lines, `{"id": ..., "text": ...}`, into another one, in order.
 
     A result is `{"id": ..., "prediction": {...}}` or `{"id": ..., "problem": {"type": ..., "detail": ...}}`. If
-    `output` holds the results of the first notes already, only the others are predicted.
+    `output` holds the results of the first notes already, only the others are predicted, and only in the same way.
+    Returns how many notes have a problem.
 
     Args:
         settings: What predicts.
@@ -88,6 +81,7 @@ def predict_lines(
         notes = _notes(_opened(files, jsonl, "rb") if jsonl != STANDARD_STREAM else sys.stdin.buffer)
         goes_on = output is not None and output.is_file() and not overwrite  # of /dev/full there is no end
         tally = _skip_answered(output, notes) if output is not None and goes_on else _Tally()
+        _refuse_other_way(tally, _way(settings, options))
         before = tally.notes
         results = sys.stdout.buffer if output is None else _opened(files, output, "ab" if goes_on else "wb")
         try:
@@ -95,11 +89,12 @@ def predict_lines(
         except BrokenPipeError:  # `medcode predict --jsonl … | head`
             # What is left in the buffer is flushed at the end, and has to go somewhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
+            return tally.problems
     earlier = f"; {before:,} of them by an earlier run" if before else ""
     typer.echo(
         f"{tally.notes:,} notes: {tally.answered:,} answered, {tally.problems:,} with a problem{earlier}", err=True
     )
+    return tally.problems
 
 
 def _opened(files: ExitStack, path: Path, mode: str) -> IO[bytes]:
@@ -119,45 +114,17 @@ def _count(jsonl: Path) -> int | None:
         return sum(1 for line in file if line.strip())
 
 
-def _notes(lines: IO[bytes]) -> Iterator[_Note]:
+def _notes(lines: IO[bytes]) -> Iterator[NoteLine]:
     """Read the notes; blank lines count for nothing."""
-    return (_parse(line) for line in lines if line.strip())
+    return (parse_note_line(line) for line in lines if line.strip())
 
 
-def _parse(line: bytes) -> _Note:
-    from medcode_serving.predictor import is_unicode
-
-    def refused(kind: str, detail: str) -> _Note:
-        return _Note(id_, problem=_problem(kind, detail))
-
-    id_: str | int | None = None
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError is also what JSON and UTF-8 raise
-        return refused("invalid_json", "the line is no JSON in UTF-8")
-    if not isinstance(content, dict):
-        return refused("invalid_request", 'the line is not of the form {"id": ..., "text": ...}')
-    name = content.get("id")
-    if isinstance(name, str | int) and not isinstance(name, bool):
-        id_ = name
-    elif name is not None:
-        return refused("invalid_request", "the id is neither a string nor a whole number")
-    text = content.get("text")
-    if not isinstance(text, str):
-        return refused("invalid_request", "the line has no text")
-    if not text.strip():
-        return refused("empty", "the text is empty")
-    if not is_unicode(text):
-        return refused("not_unicode", "the text holds half of a surrogate pair")
-    return _Note(id_, text)
-
-
-def _problem(kind: str, detail: str) -> dict[str, str]:
+def _problem(kind: str | None, detail: str | None) -> dict[str, str | None]:
     """Return what a line says instead of a prediction; kinds as in the API's problem documents."""
     return {"type": f"urn:medcode:problem:{kind}", "detail": detail}
 
 
-def _skip_answered(path: Path, notes: Iterator[_Note]) -> _Tally:
+def _skip_answered(path: Path, notes: Iterator[NoteLine]) -> _Tally:
     """Take the notes that have a result already, and cut off a result that a killed run left half-written.
 
     Raises:
@@ -199,7 +166,7 @@ def _result(line: bytes) -> dict[str, Any] | None:
 def _predict_rest(
     settings: "InferenceSettings",
     options: PredictionOptions,
-    notes: Iterator[_Note],
+    notes: Iterator[NoteLine],
     results: IO[bytes],
     tally: _Tally,
     total: int | None,
@@ -213,20 +180,24 @@ def _predict_rest(
     portion = list(islice(notes, size))
     if not portion:
         return  # without loading a model first
+    typer.echo("loading the model ...", err=True)
     predictor = load_predictor(settings, options.recipe)
-    _refuse_other_bundle(tally, predictor)
+    _refuse_other_bundle(tally, predictor, options)
+    if options.evidence == "occlusion":
+        predictor.occludable()  # which says so before anything is predicted if the engine cannot
     with tqdm(total=total, initial=tally.notes, desc="predicting", unit="note", mininterval=1) as bar:
 
         def on_progress(more: int) -> None:
             bar.update(more)
 
         while portion:
-            readable = [note.text for note in portion if note.problem is None]
+            readable = [note.text for note in portion if note.text is not None]
             on_progress(len(portion) - len(readable))
             outcomes = _outcomes(predictor, readable, options, on_progress)
             lines = bytearray()
             for note in portion:
-                result = {"id": note.id} | ({"problem": note.problem} if note.problem else next(outcomes))
+                refused = {"problem": _problem(note.kind, note.detail)}
+                result = {"id": note.id} | (refused if note.text is None else next(outcomes))
                 lines += json.dumps(result).encode() + b"\n"
                 tally.add(result)
             _write(results, lines)
@@ -245,13 +216,43 @@ def _write(results: IO[bytes], lines: bytes | bytearray) -> None:
         raise MedcodeError(f"{results.name}: {error.strerror}; the same command goes on from here") from None
 
 
-def _refuse_other_bundle(tally: _Tally, predictor: "Predictor") -> None:
-    served = predictor.identity.version
-    if tally.version is not None and tally.version != served:
+def _made_with(prediction: dict[str, Any]) -> dict[str, str]:
+    """Return what an answer tells of the run that gave it; not of its engine if another one answered in its place."""
+    model = prediction["model"]
+    told = {"recipe": model.get("recipe"), "version": model["version"]}
+    told |= {"constrained": prediction.get("constrained"), "evidence": prediction.get("evidence_method")}
+    if prediction.get("fallback") is None:
+        told |= {"engine": prediction.get("engine"), "threshold": prediction.get("threshold")}
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+def _way(settings: "InferenceSettings", options: PredictionOptions) -> dict[str, object]:
+    """Return what is known of this run's answers before a model is loaded, named as in `_made_with`."""
+    threshold = settings.generation.threshold if options.threshold is None else options.threshold
+    known: dict[str, object] = {"engine": settings.model.engine, "constrained": options.constrained, "evidence": options.evidence}
+    return known if threshold is None else {**known, "threshold": threshold}
+
+
+def _refuse_other_way(tally: _Tally, way: dict[str, object]) -> None:
+    for name, value in way.items():
+        others = tally.made_with.get(name, set()) - {str(value)}
+        if others:
+            raise MedcodeError(
+                f"the answers so far were made with {name} {min(others)}, and this run has {name} {value}: ask as "
+                "before, name another file, or start anew with --overwrite"
+            )
+
+
+def _refuse_other_bundle(tally: _Tally, predictor: "Predictor", options: PredictionOptions) -> None:
+    served = predictor.identity
+    _refuse_other_way(tally, {"recipe": served.recipe})
+    for version in tally.made_with.get("version", set()) - {served.version}:
         raise MedcodeError(
-            f"the answers so far are of bundle {tally.version}, and now {served} is published: start anew with "
-            f"--overwrite, or go on with MEDCODE_SERVE_MODEL__BUNDLE={predictor.bundle.path.parent / tally.version}"
+            f"the answers so far are of bundle {version}, and now {served.version} is published: start anew with "
+            f"--overwrite, or go on with MEDCODE_SERVE_MODEL__BUNDLE={predictor.bundle.path.parent / version}"
         )
+    threshold = predictor.threshold if options.threshold is None else options.threshold
+    _refuse_other_way(tally, {"threshold": threshold})
 
 
 def _outcomes(

@@ -1,8 +1,9 @@
 """What is asked for a note and what is answered, in the API and on the command line alike."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from medcode_serving.engines.protocol import LongNotes
 
@@ -40,6 +41,15 @@ class PredictionOptions(BaseModel):
         "it does not look at what the language model did. `occlusion`: parts of the note without which the language "
         "model finds the code less likely; costs many forward passes.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_fields(cls, sent: Any) -> Any:
+        """Refuse unknown fields with one error: pydantic's own, one for each, could be a hundred thousand."""
+        if isinstance(sent, dict) and not sent.keys() <= cls.model_fields.keys():
+            known = ", ".join(cls.model_fields)
+            raise PydanticCustomError("unknown_field", "unknown field; allowed are: {known}", {"known": known})
+        return sent
 
 
 class Evidence(BaseModel):

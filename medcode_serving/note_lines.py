@@ -6,8 +6,6 @@ The API's batches and `medcode predict --jsonl` judge notes alike, one by one.
 import json
 from dataclasses import dataclass
 
-from medcode_serving.unicode import is_unicode
-
 MAX_ID_CHARACTERS = 200
 
 FORM = '{"id": ..., "text": "..."}'
@@ -38,6 +36,8 @@ def parse_note_line(line: bytes) -> NoteLine:
 
 def parse_note(sent: object) -> NoteLine:
     """Return what a JSON value says; any value may be given. One pass, however much is wrong with it."""
+    from medcode_serving.predictor import is_unicode  # brings numpy, of which the command line knows nothing yet
+
     if not isinstance(sent, dict):
         return NoteLine(None, kind="invalid_request", detail=f"a note is an object, {FORM}")
     note_id, text = sent.get("id"), sent.get("text")

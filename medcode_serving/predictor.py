@@ -19,6 +19,7 @@ from medcode_serving.bundle import Bundle, BundleManifest, latest_bundle, open_b
 from medcode_serving.codes.dictionary import Dictionary
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.documents import page_of
+from medcode_serving.engines.linear import LinearEngine
 from medcode_serving.engines.loading import SharedBases, load_engine, load_linear
 from medcode_serving.engines.protocol import (
     Engine,
@@ -36,7 +37,6 @@ from medcode_serving.evidence.spans import Span
 from medcode_serving.settings import GenerationSettings, InferenceSettings
 
 if TYPE_CHECKING:
-    from medcode_serving.engines.linear import LinearEngine
     from medcode_serving.engines.transformers import TransformersEngine
 
 DEFAULTS = PredictionOptions()
@@ -50,7 +50,7 @@ class Predictor:
         bundle: Bundle,
         engine: Engine,
         generation: GenerationSettings,
-        linear: "LinearEngine | None" = None,
+        linear: LinearEngine | None = None,
         *,
         falls_back: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class Predictor:
         """
         self.bundle = bundle
         self.engine = engine
-        self.fallback = linear if falls_back and engine.name != "linear" else None
+        self.fallback = linear if falls_back else None
         self._linear = linear
         self.loaded_at = datetime.now(UTC)
         self._generation = generation
@@ -339,5 +339,6 @@ def load_predictor(
     if bundle.path != settings.model.bundle:
         refuse_other_name(bundle, recipe)
     engine = load_engine(bundle, settings, settings.home / "base_models", shared_bases)
-    falls_back = settings.model.fallback == "linear"
-    return Predictor(bundle, engine, settings.generation, load_linear(bundle), falls_back=falls_back)
+    linear = engine if isinstance(engine, LinearEngine) else load_linear(bundle)
+    falls_back = settings.model.fallback == "linear" and linear is not engine
+    return Predictor(bundle, engine, settings.generation, linear, falls_back=falls_back)

@@ -1,8 +1,9 @@
 """Routes for whoever runs the service: /admin/reload, /admin/rollback, /admin/versions. They need the scope `admin`."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from medcode_serving.api.health import LastReload
@@ -52,24 +53,33 @@ class Versions(BaseModel):
 
 
 @router.post("/reload", responses=problem_responses(401, 403, 404, 422, 502))
-async def reload(body: ReloadRequest, service: Annotated[Service, Depends(current_service)]) -> Reloaded:
+async def reload(
+    body: Annotated[ReloadRequest, Body(default_factory=ReloadRequest)],
+    request: Request,
+    service: Annotated[Service, Depends(current_service)],
+) -> Reloaded:
     """Load the bundle that LATEST names, and follow LATEST again after a rollback.
 
     A bundle that cannot be loaded is a problem with status 502; the one before goes on serving.
     """
-    recipe = service.recipe(body.recipe)
-    return _reloaded(service, recipe, await service.models.reload(recipe))
+    return await _change(request, service, "reload", body.recipe, service.models.reload)
 
 
 @router.post("/rollback", responses=problem_responses(401, 403, 404, 422, 502))
-async def roll_back(body: RollbackRequest, service: Annotated[Service, Depends(current_service)]) -> Reloaded:
+async def roll_back(
+    body: Annotated[RollbackRequest, Body(default_factory=RollbackRequest)],
+    request: Request,
+    service: Annotated[Service, Depends(current_service)],
+) -> Reloaded:
     """Load an earlier bundle and stay with it until the next reload; LATEST is left as it is."""
-    recipe = service.recipe(body.recipe)
-    try:
-        attempt = await service.models.roll_back(recipe, body.version)
-    except MedcodeError as error:
-        raise ProblemError(404, "unknown_version", str(error)) from None
-    return _reloaded(service, recipe, attempt)
+
+    async def go_back(recipe: str) -> ReloadAttempt:
+        try:
+            return await service.models.roll_back(recipe, body.version)
+        except MedcodeError as error:
+            raise ProblemError(404, "unknown_version", str(error)) from None
+
+    return await _change(request, service, "rollback", body.recipe, go_back)
 
 
 @router.get("/versions", responses=problem_responses(401, 403, 404, 422))
@@ -85,7 +95,26 @@ async def versions(
     )
 
 
-def _reloaded(service: Service, recipe: str, attempt: ReloadAttempt) -> Reloaded:
+async def _change(
+    request: Request,
+    service: Service,
+    action: Literal["reload", "rollback"],
+    named: str | None,
+    load: Callable[[str], Awaitable[ReloadAttempt]],
+) -> Reloaded:
+    """Load a bundle of the recipe that a request named; audit and log tell who wanted it and how it went."""
+    recipe: str | None = None
+    version: str | None = None
+    outcome = "failed"
+    try:
+        recipe = service.recipe(named)
+        attempt = await load(recipe)
+        version, outcome = attempt.version, attempt.outcome
+    except ProblemError as problem:
+        outcome = problem.kind
+        raise
+    finally:
+        service.audit.admin(request, action, recipe, version, outcome)
     if attempt.outcome == "failed":
         raise ProblemError(502, "bad_bundle", attempt.reason or "the bundle cannot be loaded")
     model = service.models.by_recipe[recipe]

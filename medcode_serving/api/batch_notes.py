@@ -13,17 +13,18 @@ from medcode_serving.answers import PredictionOptions, PredictionResponse
 from medcode_serving.api.problems import ProblemError
 from medcode_serving.api.service import Service
 from medcode_serving.errors import MedcodeError
+from medcode_serving.note_lines import MAX_ID_CHARACTERS, NoteLine
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.25
 """Between two attempts to find room in the queue; each wait is twice the one before."""
 
 logger = logging.getLogger(__name__)
 
-NoteId = Annotated[str, Field(max_length=200)] | int | None
+NoteId = Annotated[str, Field(max_length=MAX_ID_CHARACTERS)] | int | None
 
 
 class BatchNote(BaseModel):
-    """One note of a batch."""
+    """One note of a batch, as /openapi.json describes it; `note_lines` reads it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,13 +80,18 @@ class NoteAnswerer:
         self._service = service
         self._request = request
         self._options = options
+        self._room = max(1, service.settings.queue.max_notes // 2)
+        """Of the queue: notes of batches leave the other half to requests of one note, which cannot wait."""
         self.slots = anyio.Semaphore(2 * service.settings.generation.batch_size)
         """To be held while a note is answered: the engine always has a batch waiting, and others find room beside."""
 
-    async def answer(self, note: BatchNote, line: int | None = None) -> NoteResult:
+    async def answer(self, note: NoteLine, line: int | None = None) -> NoteResult:
         """Return the result of one note; whatever goes wrong with it is told in there."""
+        if note.text is None:
+            status = 413 if note.kind == "line_too_long" else 422
+            return failed(status, str(note.kind), str(note.detail), note_id=note.id, line=line)
         try:
-            prediction = await self._predict(note)
+            prediction = await self._predict(note.id, note.text)
         except ProblemError as error:
             return failed(error.status, error.kind, error.detail, note_id=note.id, line=line)
         except MedcodeError as error:
@@ -98,14 +104,14 @@ class NoteAnswerer:
             return failed(500, "internal", detail, note_id=note.id, line=line)
         return AnsweredNote(line=line, id=note.id, prediction=prediction)
 
-    async def _predict(self, note: BatchNote) -> PredictionResponse:
-        """Predict; while the queue is full of other requests' notes, wait."""
-        note_id = None if note.id is None else str(note.id)
+    async def _predict(self, sent_id: NoteId, text: str) -> PredictionResponse:
+        """Predict; while there is no room in the queue, wait."""
+        note_id = None if sent_id is None else str(sent_id)
         wait = FIRST_WAIT_S
         while True:
-            if not self._service.queue.full:
+            if len(self._service.queue) < self._room:
                 try:
-                    return await self._service.predict(self._request, note.text, self._options, note_id=note_id)
+                    return await self._service.predict(self._request, text, self._options, note_id=note_id)
                 except ProblemError as error:
                     if error.kind != "queue_full":  # another request was faster
                         raise

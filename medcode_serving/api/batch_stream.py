@@ -6,21 +6,20 @@ Three tasks: one receives the body, one cuts it into lines and starts notes, one
 - Notes in work: when all slots are taken, no more of the body is read, and so the client cannot send.
 - Results that cannot be sent yet, because an earlier note is not done or the client does not read. Many clients send
   everything before they read; not to read their body until they read results would stop both sides for ever. So results
-  are held up to `HELD_BYTES`. A client that has not read by then, nor does for a while, is given up.
+  are held up to `HELD_BYTES`. A client that does not take a result for a while is given up.
 """
 
-import json
 import logging
 import math
 from collections.abc import AsyncIterator, Iterator
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskGroup
-from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from medcode_serving.api.batch_notes import BatchNote, FailedNote, NoteAnswerer, failed
+from medcode_serving.api.batch_notes import NoteAnswerer
+from medcode_serving.note_lines import NoteLine, parse_note_line
 
 HELD_BYTES = 64 << 20
 """Of results that wait to be sent: about 20,000, or 50,000 problems."""
@@ -68,26 +67,12 @@ class Lines:
         return line
 
 
-def parse_line(line: bytes | None, number: int, max_bytes: int) -> BatchNote | FailedNote:
-    """Return the note of a line, or what is wrong with the line; never quotes it."""
-    if line is None:
-        return failed(
-            413, "line_too_long", f"the line has more than {max_bytes} bytes (api.max_body_bytes)", line=number
-        )
-    try:
-        return BatchNote.model_validate(json.loads(line))
-    except ValidationError as error:
-        wrong = (f"{_name(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False))
-        return failed(422, "invalid_request", "; ".join(wrong), line=number)
-    except (ValueError, RecursionError):
-        return failed(422, "invalid_json", 'the line is not JSON; send {"id": ..., "text": "..."}', line=number)
-
-
-def _name(loc: tuple[int | str, ...]) -> str:
-    """Return where an error is; an unknown key may be a piece of the note."""
-    if not loc:
-        return "line"
-    return str(loc[0]) if loc[0] in BatchNote.model_fields else "(unknown)"
+def parse_line(line: bytes | None, max_bytes: int) -> NoteLine:
+    """Return what a line says; None stands for one that is too long."""
+    if line is not None:
+        return parse_note_line(line)
+    detail = f"the line has more than {max_bytes} bytes (api.max_body_bytes)"
+    return NoteLine(None, kind="line_too_long", detail=detail)
 
 
 class _Pending:
@@ -113,7 +98,7 @@ class BatchStream(Response):
             answerer: Answers the notes.
             media_type: Of the results.
             max_line_bytes: A longer line becomes a problem and is not held in memory.
-            patience_s: Seconds that a client may leave results unread when no more can be held.
+            patience_s: Seconds that a client may take to read until the next result can be sent.
         """
         self.status_code = 200
         self.media_type = media_type
@@ -124,15 +109,14 @@ class BatchStream(Response):
         self._patience_s = patience_s
         self._begun = anyio.Event()
         self._held = 0
-        self._sent = 0
-        self._sending = False
-        self._progress = anyio.Event()
+        self._sent = anyio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer until the body ends or the client leaves."""
         to_read, chunks = anyio.create_memory_object_stream[bytes](CHUNKS_AHEAD)
         to_send, results = anyio.create_memory_object_stream[_Pending](math.inf)
-        async with anyio.create_task_group() as group, to_read, chunks, to_send, results:
+        # The group innermost: if the server cancels this, the tasks have to end before their streams close.
+        async with to_read, chunks, to_send, results, anyio.create_task_group() as group:
             group.start_soon(self._receive, receive, to_read, group)
             group.start_soon(self._read, chunks, to_send, group)
             await self._send(results, send)
@@ -157,16 +141,11 @@ class BatchStream(Response):
         """Start the notes, as many at once as there are slots."""
         async with to_send:
             async for number, line in self._numbered(chunks):
-                await self._wait_for_room(group)
+                await self._wait_for_room()
+                await self._answerer.slots.acquire()
                 pending = _Pending()
-                parsed = parse_line(line, number, self._max_line_bytes)
-                if isinstance(parsed, FailedNote):
-                    self._finish(pending, parsed.encoded())
-                    await to_send.send(pending)
-                else:
-                    await self._answerer.slots.acquire()
-                    await to_send.send(pending)
-                    group.start_soon(self._answer, parsed, number, pending)
+                await to_send.send(pending)
+                group.start_soon(self._answer, parse_line(line, self._max_line_bytes), number, pending)
 
     async def _numbered(self, chunks: ObjectReceiveStream[bytes]) -> AsyncIterator[tuple[int, bytes | None]]:
         """Yield the lines that are not blank with their numbers."""
@@ -181,38 +160,32 @@ class BatchStream(Response):
             if line is None or line.strip():
                 yield number + 1, line
 
-    async def _answer(self, note: BatchNote, number: int, pending: _Pending) -> None:
+    async def _answer(self, note: NoteLine, number: int, pending: _Pending) -> None:
         try:
             result = await self._answerer.answer(note, number)
         finally:
             self._answerer.slots.release()
-        self._finish(pending, result.encoded())
-
-    def _finish(self, pending: _Pending, encoded: bytes) -> None:
-        pending.encoded = encoded + b"\n"
+        pending.encoded = result.encoded() + b"\n"
         self._held += pending.size
         pending.done.set()
 
-    async def _wait_for_room(self, group: TaskGroup) -> None:
-        """Wait while too many results are held; give up a client that does not read them."""
+    async def _wait_for_room(self) -> None:
+        """Wait while too many results are held."""
         while self._held > HELD_BYTES:
-            sent, self._progress = self._sent, anyio.Event()
-            with anyio.move_on_after(self._patience_s):
-                await self._progress.wait()
-            if self._sent == sent and self._sending:
-                logger.warning("a client of /predict/batch reads no results while it sends; connection given up")
-                group.cancel_scope.cancel()
+            self._sent = anyio.Event()
+            await self._sent.wait()
 
     async def _send(self, results: ObjectReceiveStream[_Pending], send: Send) -> None:
-        """Send each result as soon as it and all before it are there."""
+        """Send each result as soon as it and all before it are there; give up a client that does not read them."""
         await self._begun.wait()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for pending in results:
             await pending.done.wait()
-            self._sending = True
-            await send({"type": "http.response.body", "body": pending.encoded, "more_body": True})
-            self._sending = False
+            with anyio.move_on_after(self._patience_s) as patience:
+                await send({"type": "http.response.body", "body": pending.encoded, "more_body": True})
+            if patience.cancelled_caught:
+                logger.warning("a client of /predict/batch reads no results; connection given up")
+                return
             self._held -= pending.size
-            self._sent += 1
-            self._progress.set()
+            self._sent.set()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,12 +1,13 @@
 """/predict/batch: many notes in one request, as one JSON document or as a stream of JSON lines."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from medcode_serving.answers import PredictionOptions
@@ -14,9 +15,11 @@ from medcode_serving.api.batch_notes import BatchNote, NoteAnswerer, NoteResult
 from medcode_serving.api.batch_stream import BatchStream
 from medcode_serving.api.connection import while_connected
 from medcode_serving.api.keys import require
+from medcode_serving.api.predictions import media_type
 from medcode_serving.api.problems import ProblemError, problem_responses
 from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
+from medcode_serving.note_lines import NoteLine, parse_note
 
 LINES = ("application/x-ndjson", "application/jsonl")
 """Media types of a stream of JSON lines: two names of one thing."""
@@ -33,7 +36,7 @@ class BatchRequest(PredictionOptions):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"notes": [EXAMPLE], "top_k": 10}]})
 
-    notes: list[BatchNote]
+    notes: list[Any] = Field(description="Each is judged by itself: a wrong one has a problem in its place.")
 
 
 class BatchResponse(BaseModel):
@@ -45,7 +48,7 @@ class BatchResponse(BaseModel):
 def _request_body() -> dict[str, Any]:
     """Describe both kinds of bodies; FastAPI would read one that it knows of, and hold a stream in memory."""
     document = BatchRequest.model_json_schema()
-    document["properties"]["notes"]["items"] = document.pop("$defs")["BatchNote"]
+    document["properties"]["notes"]["items"] = BatchNote.model_json_schema()
     lines = {
         "schema": {"type": "string", "description": "One JSON object with `id` and `text` a line."},
         "example": f"{json.dumps(EXAMPLE)}\n",
@@ -79,20 +82,21 @@ async def predict_batch(
     """
     service.predictor(options.recipe)  # no use reading notes for nobody
     settings = service.settings.api
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type in LINES:
+    sent_as = media_type(request)
+    if sent_as in LINES:
         return BatchStream(
             NoteAnswerer(service, request, options),
-            media_type=media_type,
+            media_type=sent_as,
             max_line_bytes=settings.max_body_bytes,
             patience_s=settings.timeout_s,
         )
-    if media_type != "application/json":
+    if sent_as != "application/json":
         raise ProblemError(415, "media_type", f"send application/json, or lines of JSON as {' or '.join(LINES)}")
     batch = _parse(await _read(request, settings.max_body_bytes), settings.max_batch_notes)
     options = options.model_copy(update=batch.model_dump(include=batch.model_fields_set - {"notes"}))
     service.predictor(options.recipe)
-    results = await while_connected(request, _answer_all(NoteAnswerer(service, request, options), batch.notes))
+    notes = [parse_note(note) for note in batch.notes]
+    results = await while_connected(request, _answer_all(NoteAnswerer(service, request, options), notes))
     return Response(b'{"results":[' + b",".join(results) + b"]}", media_type="application/json")
 
 
@@ -122,7 +126,7 @@ def _parse(body: bytes, max_notes: int) -> BatchRequest:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in wrong]) from None
 
 
-async def _answer_all(answerer: NoteAnswerer, notes: list[BatchNote]) -> list[bytes]:
+async def _answer_all(answerer: NoteAnswerer, notes: Sequence[NoteLine]) -> list[bytes]:
     """Return the results of all notes as JSON, in order."""
     results = [b""] * len(notes)
 

@@ -93,6 +93,7 @@ class StrangerCheck:
                 detail = "web pages of other origins may not ask; api.cors_origins lists those that may"
                 refusal = (403, "foreign_page", detail)
             if refusal:
+                scope["app"].state.service.metrics.rejected.labels(refusal[1]).inc()
                 await problem_response(*refusal, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)

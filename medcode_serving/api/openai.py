@@ -37,7 +37,7 @@ from medcode_serving.api.openai_schemas import (
     Token,
     Usage,
 )
-from medcode_serving.api.problems import ProblemError
+from medcode_serving.api.problems import MOST_ERRORS, ProblemError, explained
 from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
 from medcode_serving.codes.vocabulary import Vocabulary
@@ -81,7 +81,8 @@ class OpenAIRoute(APIRoute):
             except ProblemError as error:
                 return _error(error.status, error.kind, error.detail, error.headers)
             except RequestValidationError as error:
-                return _error(400, "invalid_request", _what_is_wrong(error))
+                kind, message = explained(error.errors()) or ("invalid_request", _what_is_wrong(error))
+                return _error(400, kind, message)
             except HTTPException as error:
                 return _error(error.status_code, f"http_{error.status_code}", "the request cannot be read")
             except MedcodeError as error:
@@ -99,7 +100,7 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
 
 def _what_is_wrong(error: RequestValidationError) -> str:
     wrong = []
-    for problem in error.errors():
+    for problem in error.errors()[:MOST_ERRORS]:
         place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in KNOWN_FIELDS)
         wrong.append(f"{place or 'body'}: {problem['msg']}")
     return "; ".join(wrong)
@@ -224,7 +225,6 @@ def _predictor(service: Service, model: str) -> Predictor:
 
 
 async def _answer(body: OpenAIRequest, read: Callable[[], str], request: Request, service: Service) -> _Answer:
-    body.refuse_unsupported()
     predictor = _predictor(service, body.model)
     note = unframed(read(), predictor.manifest.prompt)
     options = PredictionOptions(recipe=predictor.identity.recipe)

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from medcode_serving.answers import PredictionResponse
 from medcode_serving.api.problems import ProblemError
@@ -44,19 +45,24 @@ class StreamOptions(BaseModel):
 
 
 class OpenAIRequest(BaseModel):
-    """What chat and plain completions have in common. Parameters that are not described change nothing."""
+    """What chat and plain completions have in common. Parameters that are not described change nothing.
 
-    model_config = ConfigDict(extra="allow")
+    Lists end at their first wrong item: a body of a million of them would else be as many errors.
+    """
 
     model: str = Field(description="A recipe, or `recipe@version`, as /v1/models lists them.", examples=["icd"])
     stream: bool | None = Field(default=False, description="Answer by server-sent events; all codes come at once.")
     stream_options: StreamOptions | None = None
 
-    def refuse_unsupported(self) -> None:
-        """Raise ProblemError 400 for a parameter that asks for another kind of answer."""
-        for name, value in (self.model_extra or {}).items():
-            if name in HARMLESS and value not in HARMLESS[name]:
-                raise ProblemError(400, "unsupported_parameter", f"{name}: not supported here; leave it out")
+    @model_validator(mode="before")
+    @classmethod
+    def _is_supported(cls, sent: Any) -> Any:
+        """Refuse a parameter that asks for another kind of answer."""
+        for name, harmless in HARMLESS.items():
+            if isinstance(sent, dict) and sent.get(name) not in harmless:
+                message = "{name}: not supported here; leave it out"
+                raise PydanticCustomError("unsupported_parameter", message, {"name": name})
+        return sent
 
 
 class ContentPart(BaseModel):
@@ -70,7 +76,7 @@ class Message(BaseModel):
     """A message; only the last one with the role `user` is read."""
 
     role: str = Field(examples=["user"])
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
 
     def text(self) -> str:
         """Return what it says; raises ProblemError 400 if that is not all text."""
@@ -85,7 +91,9 @@ class ChatRequest(OpenAIRequest):
     """A request for a chat completion."""
 
     messages: list[Message] = Field(
-        min_length=1, examples=[[{"role": "user", "content": "Type 2 diabetes, hypertension. No fever."}]]
+        fail_fast=True,
+        min_length=1,
+        examples=[[{"role": "user", "content": "Type 2 diabetes, hypertension. No fever."}]],
     )
     logprobs: bool | None = Field(default=False, description="Whether the answer tells log probabilities.")
 
@@ -102,7 +110,7 @@ class CompletionRequest(OpenAIRequest):
 
     prompt: (
         Annotated[str, Field(examples=["Type 2 diabetes, hypertension."])]
-        | Annotated[list[str], Field(min_length=1, max_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=1, fail_fast=True)]
     ) = Field(description="The note, or the whole prompt that training saw around it; one only.")
     logprobs: int | None = Field(default=None, description="Whether the answer tells log probabilities.")
 

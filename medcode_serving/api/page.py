@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
 FOLDER = Path(__file__).parent.parent / "page"
@@ -28,16 +28,22 @@ CONTENT_SECURITY_POLICY = "; ".join(
     ]
 )
 
-router = APIRouter(prefix="/ui", include_in_schema=False)
+router = APIRouter(include_in_schema=False)
 
 
-@router.get("")
+@router.get("/")
+async def to_page() -> RedirectResponse:
+    """Send a browser on to the page; the address is relative, so that a proxy's prefix is kept."""
+    return RedirectResponse("ui")  # 307
+
+
+@router.get("/ui")
 async def page() -> FileResponse:
     """Return the page. Its addresses are relative, so it works behind a proxy that adds a prefix."""
     return _file("index.html")
 
 
-@router.get("/{name}")
+@router.get("/ui/{name}")
 async def page_file(name: str) -> FileResponse:
     """Return one of the page's files; raises 404 for any other name."""
     return _file(name)

@@ -1,5 +1,6 @@
 """Routes that predict one note: /predict and /predict/pdf."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request, UploadFile
@@ -9,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from medcode_serving.answers import PredictionOptions, PredictionResponse
 from medcode_serving.api.connection import while_connected
 from medcode_serving.api.keys import require
-from medcode_serving.api.problems import problem_responses
+from medcode_serving.api.problems import ProblemError, problem_responses
 from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
 from medcode_serving.documents import DocumentError, read_pdf
@@ -63,7 +64,26 @@ class PdfPredictionResponse(PredictionResponse):
     )
 
 
-@router.post("", responses=problem_responses(401, 403, 404, 413, 422, 429, 503, 504))
+def media_type(request: Request) -> str:
+    """Return the media type of a request's body, without its parameters; empty if it has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _is_json(request: Request) -> None:
+    """Dependency: FastAPI would take another body for a text, and say that it is no object."""
+    if not re.fullmatch(r"application/([^/]+\+)?json", media_type(request)):
+        raise ProblemError(415, "media_type", "send application/json")
+
+
+async def _is_form(request: Request) -> None:
+    """Dependency: FastAPI would say of another body that all fields are missing."""
+    if media_type(request) != "multipart/form-data":
+        raise ProblemError(415, "media_type", "send multipart/form-data with the field `file`")
+
+
+@router.post(
+    "", dependencies=[Depends(_is_json)], responses=problem_responses(401, 403, 404, 413, 415, 422, 429, 503, 504)
+)
 async def predict(
     body: PredictionRequest, request: Request, service: Annotated[Service, Depends(current_service)]
 ) -> PredictionResponse:
@@ -71,7 +91,11 @@ async def predict(
     return await while_connected(request, service.predict(request, body.text, body))
 
 
-@router.post("/pdf", responses=problem_responses(400, 401, 403, 404, 413, 415, 422, 429, 503, 504))
+@router.post(
+    "/pdf",
+    dependencies=[Depends(_is_form)],
+    responses=problem_responses(400, 401, 403, 404, 413, 415, 422, 429, 503, 504),
+)
 async def predict_pdf(
     form: Annotated[PdfRequest, Form(media_type="multipart/form-data")],
     request: Request,

@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem documents, none of which quotes what was sent."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +18,11 @@ MEDIA_TYPE = "application/problem+json"
 
 DOCUMENT_STATUS = {"too_big": 413, "not_a_pdf": 415, "timeout": 504}
 """Status by kind of a document error; every other kind is 422."""
+
+MOST_ERRORS = 20
+"""Wrong parts of a request that an answer lists."""
+
+NO_JSON = "the body is no JSON in UTF-8"
 
 REQUEST_PARTS = frozenset({"body", "query", "path", "header", "cookie"})
 
@@ -149,14 +154,20 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        wrong = error.errors()
+        kind, detail = explained(wrong) or ("invalid_request", "the request is not as described in /docs")
+        if len(wrong) > MOST_ERRORS:
+            detail += f"; {len(wrong) - MOST_ERRORS} more errors"
         names = _documented_names(request.app)
-        errors = [_invalid_field(wrong, names) for wrong in error.errors()]
-        detail = "the request is not as described in /docs"
-        return problem_response(422, "invalid_request", detail, request.state.request_id, errors)
+        errors = [_invalid_field(one, names) for one in wrong[:MOST_ERRORS]]
+        return problem_response(422, kind, detail, request.state.request_id, errors)
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
+        if status == 400 and isinstance(error.__cause__, ValueError | RecursionError):
+            # FastAPI's answer to a body that is no UTF-8, nested too deep, or has a number of thousands of digits.
+            return problem_response(422, "invalid_json", NO_JSON, request.state.request_id)
         return problem_response(
             status.value,
             f"http_{status.value}",
@@ -164,6 +175,22 @@ def install_handlers(app: FastAPI) -> None:
             request.state.request_id,
             headers=error.headers,
         )
+
+
+def explained(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the kind and the detail of a request's errors if one sentence says it all, else None."""
+    if len(errors) != 1:
+        return None
+    (error,) = errors
+    match error["type"]:
+        case "json_invalid":
+            return "invalid_json", NO_JSON
+        case "empty" | "not_unicode" | "unsupported_parameter" as kind:  # types of our own
+            return kind, error["msg"]
+        case "unknown_field":
+            return "invalid_request", error["msg"]
+        case _:
+            return None
 
 
 def _invalid_field(wrong: Mapping[str, Any], names: frozenset[str]) -> InvalidField:

@@ -5,18 +5,15 @@ import logging
 import math
 import os
 import socket
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
+import uvicorn
 from fastapi import FastAPI
 
 from medcode_serving.api.app import create_app
 from medcode_serving.api.keys import refuse_open_address
 from medcode_serving.errors import MedcodeError
-from medcode_serving.settings import ApiSettings, InferenceSettings
-
-if TYPE_CHECKING:
-    import uvicorn
+from medcode_serving.settings import InferenceSettings
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +31,14 @@ def serve(settings: InferenceSettings) -> None:
         level=settings.logging.level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
     refuse_open_address(settings.api.host, keys_required=settings.api.keys_file is not None)
-    with ExitStack() as open_sockets:
-        sockets = bind(settings.api.host, settings.api.port)  # before the model is loaded, which takes longer
-        for bound in sockets:
-            open_sockets.enter_context(bound)
-        logger.info("loading the model ...")
-        with suppress(KeyboardInterrupt):  # uvicorn raises it once more after it has shut down
-            _server(uvicorn_config(create_app(settings), settings), settings.api).run(sockets)
+    sockets = bind(settings.api.host, settings.api.port)  # before the model is loaded, which takes longer
+    logger.info("loading the model ...")
+    with suppress(KeyboardInterrupt):  # uvicorn raises it once more after it has shut down
+        TellingServer(uvicorn_config(create_app(settings), settings), ui=settings.api.ui).run(sockets)
 
 
-def uvicorn_config(app: FastAPI, settings: InferenceSettings) -> "uvicorn.Config":
+def uvicorn_config(app: FastAPI, settings: InferenceSettings) -> uvicorn.Config:
     """Return how uvicorn serves the application, all but where: `uvicorn.Server.run` is given bound sockets."""
-    import uvicorn
-
     return uvicorn.Config(
         app,
         http="h11",  # httptools, uvicorn's choice otherwise, keeps headers of any size and number in memory
@@ -58,19 +50,31 @@ def uvicorn_config(app: FastAPI, settings: InferenceSettings) -> "uvicorn.Config
     )
 
 
-def _server(config: "uvicorn.Config", api: ApiSettings) -> "uvicorn.Server":
-    """Return a server that tells its addresses in the log as soon as it answers there."""
-    import uvicorn
+class TellingServer(uvicorn.Server):
+    """A server that tells its addresses in the log as soon as it answers there."""
 
-    class TellingServer(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, *, ui: bool) -> None:
+        """Take how to serve, and whether there is a page."""
+        super().__init__(config)
+        self._ui = ui
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load what the application loads, and listen.
+
+        Raises:
+            MedcodeError: somebody else has come to listen there while the model was loaded.
+        """
+        addresses = [url(bound) for bound in sockets or ()]
+        try:
             await super().startup(sockets)
             for bound in sockets or ():
-                address = url(bound)
-                page = f", page {address}/ui" if api.ui else ""
-                logger.info("serving: API %s, its documentation %s/docs%s; Ctrl-C ends it", address, address, page)
-
-    return TellingServer(config)
+                bound.getsockname()  # fails where uvloop could not listen: it closes the socket without a word
+        except OSError:
+            await self.lifespan.shutdown()
+            raise MedcodeError(f"{addresses[0]}: another server was sooner; choose another port: --port") from None
+        for address in addresses:
+            page = f", page {address}/ui" if self._ui else ""
+            logger.info("serving: API %s, its documentation %s/docs%s; Ctrl-C ends it", address, address, page)
 
 
 def url(bound: socket.socket) -> str:
@@ -107,7 +111,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
             raise MedcodeError(_refusal(error, str(address[0]), port)) from None
         port = port or sockets[0].getsockname()[1]
     if not sockets:
-        raise MedcodeError(f"api.host {host}: {', '.join(elsewhere)} is no address of this machine; choose another: --host")
+        addresses = ", ".join(sorted(elsewhere))
+        raise MedcodeError(f"api.host {host}: {addresses} is no address of this machine; choose another: --host")
     return sockets
 
 

@@ -5,7 +5,7 @@ comes twice, none is cut off. Each code has exactly one path of tokens, the one 
 """
 
 from medcode_serving.decoding.greedy import Decision, DecodedCode, GivenAnswer, GreedyAnswers, given_answer
-from medcode_serving.decoding.parsing import Mention, ParsedAnswer, mention_probability, parse_answer, parse_codes
+from medcode_serving.decoding.parsing import Mention, ParsedAnswer, mention_probability, parse_answer
 from medcode_serving.decoding.trie import CodeTrie, build_trie, load_trie
 from medcode_serving.decoding.trie_cache import cached_trie, trie_key
 
@@ -23,6 +23,5 @@ __all__ = [
     "load_trie",
     "mention_probability",
     "parse_answer",
-    "parse_codes",
     "trie_key",
 ]

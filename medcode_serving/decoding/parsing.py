@@ -12,7 +12,9 @@ from medcode_serving.codes.vocabulary import Vocabulary
 REASONING, REASONING_END = "<think>", "</think>"
 _SEPARATORS = ",;\n"
 _FRAGMENT = re.compile(rf"[^{_SEPARATORS}]+")
-_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:]*[A-Za-z0-9])?")
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.:]*[A-Za-z0-9])?")
+_GLUED = re.compile(r"(?:^\d{1,2}\.(?=[A-Za-z]))?([^:]+)")
+"""What may be written against a code without a space: the number of a list's entry, a word with a colon."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,6 @@ class ParsedAnswer:
     """The first mention of each code, in order."""
     dropped: int
     """Fragments without a code: parts that name none, words beside a code that look like one and are none."""
-
-
-def parse_codes(text: str, vocabulary: Vocabulary) -> tuple[list[int], int]:
-    """Find the codes of a vocabulary in a free answer, as `parse_answer` does.
-
-    Returns:
-        Rows of the vocabulary in order of mention, each once; and how many fragments were dropped.
-    """
-    answer = parse_answer(text, vocabulary)
-    return [mention.index for mention in answer.mentions], answer.dropped
 
 
 def parse_answer(text: str, vocabulary: Vocabulary, *, cut: bool = False) -> ParsedAnswer:
@@ -95,13 +87,24 @@ def _read_fragment(fragment: re.Match[str], spellings: "_Spellings") -> tuple[li
     mentions, lost, words = [], 0, 0
     for word in _WORD.finditer(fragment.string, fragment.start(), fragment.end()):
         words += 1
-        index = spellings.look_up(word[0].upper())
-        if index is not None:
-            mentions.append(Mention(index, word.start(), word.end()))
+        if named := _named(word, spellings):
+            mentions += named
         elif len(word[0]) >= 3 and any(map(str.isdigit, word[0])):
             lost += 1
     # Prose counts once, and only where it says nothing else.
     return mentions, lost or int(words > 0 and not mentions)
+
+
+def _named(word: re.Match[str], spellings: "_Spellings") -> list[Mention]:
+    index = spellings.look_up(word[0].upper())
+    if index is not None:
+        return [Mention(index, word.start(), word.end())]
+    parts = ((spellings.look_up(part[1].upper()), part) for part in _GLUED.finditer(word[0]))
+    return [
+        Mention(index, word.start() + part.start(1), word.start() + part.end(1))
+        for index, part in parts
+        if index is not None
+    ]
 
 
 class _Spellings:

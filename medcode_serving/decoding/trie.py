@@ -77,7 +77,7 @@ def load_trie(file: Path) -> CodeTrie:
         with np.load(file, allow_pickle=False) as data:
             version, longest, separator, end = data["scalars"].tolist()
             arrays = {name: data[name].astype(np.int64) for name in ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise MedcodeError(f"{file}: no code trie ({type(error).__name__}); delete it, it is made anew") from error
     if version != FORMAT:
         raise MedcodeError(f"{file}: code trie of format {version}, this version reads {FORMAT}; delete it")

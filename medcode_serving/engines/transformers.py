@@ -215,8 +215,8 @@ class TransformersEngine:
             if not prompt.truncated or option.long_notes == "shorten":
                 pieces.append(_Piece(place, prompt.input_ids, option, prompt.truncated, prompt.cut))
             elif option.long_notes == "windows":
-                texts = split_windows(self._tokenizer, self._prompt, notes[place], limit)
-                windows = encode_prompts(self._tokenizer, self._prompt, texts, limit)
+                texts = filter(str.strip, split_windows(self._tokenizer, self._prompt, notes[place], limit))
+                windows = encode_prompts(self._tokenizer, self._prompt, list(texts), limit)
                 pieces += [_Piece(place, window.input_ids, option, truncated=False) for window in windows]
         return pieces
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from medcode_serving.evidence.negation import negated
 from medcode_serving.evidence.sentences import sentences
-from medcode_serving.evidence.spans import Span
+from medcode_serving.evidence.spans import Span, without_bullet
 from medcode_serving.linear.model import LinearModel
 from medcode_serving.linear.phrases import BELIEFS, find_sorted, ranges
 from medcode_serving.linear.text import STOP_WORDS, pair_hashes, phrase_hash, place_tokens, title_stem, title_stems
@@ -89,7 +89,9 @@ class LexicalEvidence:
         found = []
         for code, weights in zip(codes, self._phrase_weights(words, codes), strict=True):
             strongest = _weigh_sentences(words, weights, self._title_weights(words, code))[:most]
-            found.append([Span(*_shorten(bounds[one.sentence], words, one.word), one.score) for one in strongest])
+            stretches = [_shorten(bounds[one.sentence], words, one.word) for one in strongest]
+            scored = zip(stretches, strongest, strict=True)
+            found.append([Span(*without_bullet(note, *stretch), one.score) for stretch, one in scored])
         return found
 
     def _phrase_weights(self, words: _Words, codes: Sequence[tuple[str, str]]) -> list[dict[int, float]]:

@@ -1,5 +1,6 @@
 """Stretches of a note."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -20,3 +21,12 @@ def trim(note: str, start: int, end: int) -> tuple[int, int]:
     text = note[start:end]
     start += len(text) - len(text.lstrip())
     return start, max(start, start + len(text.strip()))
+
+
+_BULLET = re.compile(r"[-*#•·]+[ \t]+(?=\S)")
+
+
+def without_bullet(note: str, start: int, end: int) -> tuple[int, int]:
+    """Return the stretch without the bullet of the list entry that it may be."""
+    bullet = _BULLET.match(note, start, end)
+    return (bullet.end() if bullet else start), end

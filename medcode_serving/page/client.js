@@ -14,7 +14,7 @@ export function useKey(key) {
 export class Problem extends Error {
   constructor({ status, title, detail, type, request_id, errors }, retryAfter = null) {
     super(detail ?? title);
-    Object.assign(this, { status, title, detail, requestId: request_id, errors: errors ?? [], retryAfter });
+    Object.assign(this, { status, title, detail, type, requestId: request_id, errors: errors ?? [], retryAfter });
     this.wantsKey = status === 401 || type === "urn:medcode:problem:unauthorized";
   }
 }

@@ -147,7 +147,8 @@ function probabilityBar(probability, threshold) {
   const bar = make("span", { className: "track", ariaHidden: "true" }, make("span", { className: "fill" }));
   bar.style.setProperty("--probability", probability);
   bar.style.setProperty("--threshold", threshold);
-  return make("span", { className: "probability" }, bar, make("span", { className: "number", textContent: percent(probability) }));
+  const title = `Probability ${probability.toFixed(3)}; the line is the threshold, ${threshold.toFixed(3)}`;
+  return make("span", { className: "probability", title }, bar, make("span", { className: "number", textContent: percent(probability) }));
 }
 
 /** The tooltip of a code. */

@@ -16,4 +16,7 @@ export function percent(probability) {
   return `${Math.round(probability * 100)}%`;
 }
 
+/** A time in milliseconds, for reading. */
+export const duration = (time) => (time < 1000 ? `${Math.round(time)} ms` : `${(time / 1000).toFixed(1)} s`);
+
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;

@@ -2,7 +2,7 @@
 
 import { Problem, health, modelCard, predictPdf, predictText, useKey } from "./client.js";
 import { CodeList, byProbability, remarks } from "./code_list.js";
-import { byId, make, percent, plural } from "./dom.js";
+import { byId, duration, make, percent, plural } from "./dom.js";
 import { EXAMPLE } from "./example.js";
 import { copyCodes, downloadJson } from "./export.js";
 import { showCard } from "./model_card.js";
@@ -10,6 +10,11 @@ import { NoteView } from "./note_view.js";
 import { followHealth } from "./status.js";
 
 const LARGEST_TEXT_FILE = 20_000_000; // bytes; the server refuses far smaller ones, but more would freeze the tab
+/** Problems whose way out is on the page. */
+const IN_OWN_WORDS = {
+  "urn:medcode:problem:too_long":
+    "The note is longer than the model reads at once: under Long notes choose Shorten or Read in windows",
+};
 const INVITATION = "Codes appear here, the most probable first. Choose one to see its evidence in the note.";
 
 const note = byId("note");
@@ -30,7 +35,6 @@ const showReading = () => showOnly("reading");
 function showOnly(shown) {
   for (const name of ["note", "attachment", "reading"]) byId(name).hidden = name !== shown;
   byId("edit").hidden = shown !== "reading";
-  byId("example").hidden = pdf !== null || note.value !== ""; // it would replace what is there
   byId("source").textContent = shown === "reading" ? answered.source : "";
 }
 
@@ -42,6 +46,20 @@ function setNote(text) {
   showWhetherStale();
   note.focus();
   note.setSelectionRange(0, 0);
+}
+
+/** Put the example in the place of what is there, as if it were typed: the browser's undo brings the note back. */
+function setExample() {
+  if (running) return;
+  pdf = null;
+  clearProblem();
+  showEditor();
+  note.focus();
+  note.select();
+  document.execCommand("insertText", false, EXAMPLE);
+  note.setSelectionRange(0, 0);
+  note.scrollTop = 0;
+  showWhetherStale();
 }
 
 function setPdf(file) {
@@ -150,9 +168,10 @@ function showAnswer(result) {
   byId("provenance").textContent = [
     `${model.recipe} ${model.version}`,
     engine,
-    `threshold ${percent(answer.threshold)}`,
-    `${Math.round(time)} ms`,
+    `threshold ${percent(answer.threshold)}, the line in each bar`,
+    duration(time),
   ].join(" · ");
+  byId("about-answer").hidden = false;
   byId("copy").disabled = byId("download").disabled = false;
   announce(plural(codes.length, "code"));
   showWhetherStale();
@@ -161,7 +180,8 @@ function showAnswer(result) {
 function clearAnswer() {
   answered = null;
   showEditor();
-  for (const name of ["count", "provenance"]) byId(name).textContent = "";
+  byId("count").textContent = "";
+  byId("about-answer").hidden = true;
   byId("remarks").replaceChildren();
   byId("copy").disabled = byId("download").disabled = true;
   list.clear(INVITATION);
@@ -204,9 +224,15 @@ function onError(error, again) {
   if (!(error instanceof Problem)) throw error;
   if (error.wantsKey) return askForKey(again);
   const fields = error.errors.map(({ loc, msg }) => `${loc.slice(1).join(".")}: ${msg}`);
-  const sentences = [error.title, error.detail, ...fields].filter(Boolean).join(". ");
-  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  showProblem(`${sentences.replace(/\.?$/, ".")}${wait}`, error.requestId);
+  const wait = error.retryAfter ? [`Try again in ${error.retryAfter} s`] : [];
+  const words = IN_OWN_WORDS[error.type] ?? error.detail ?? error.title;
+  showProblem([words, ...fields, ...wait].map(sentence).join(" "), error.requestId);
+}
+
+/** Write as a sentence what the API says to programs. */
+function sentence(words) {
+  const plain = words.replaceAll("`", "").replace(/\.?$/, ".");
+  return plain[0].toUpperCase() + plain.slice(1);
 }
 
 function showProblem(words, requestId = null) {
@@ -289,7 +315,7 @@ const announce = (words) => (byId("announcer").textContent = words);
 const onClick = (id, action) => byId(id).addEventListener("click", () => action());
 onClick("predict", predict);
 onClick("cancel", () => running?.abort());
-onClick("example", () => setNote(EXAMPLE));
+onClick("example", setExample);
 onClick("open", () => byId("file").click());
 onClick("edit", () => showEditor());
 onClick("download", () => downloadJson(answered.answer));
@@ -300,10 +326,7 @@ onClick("clear", () => {
   clearAnswer();
   setNote("");
 });
-note.addEventListener("input", () => {
-  byId("example").hidden = note.value !== "";
-  showWhetherStale();
-});
+note.addEventListener("input", showWhetherStale);
 byId("threshold").addEventListener("input", ({ target }) => setThreshold(target.valueAsNumber / 100));
 byId("recipe").addEventListener("change", () => {
   setThreshold(null);

@@ -1,6 +1,7 @@
 """What a coder sees and does on the page at /ui, in a real Chromium; behind it stands in an API that tests instruct."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,11 +174,41 @@ def test_a_problem_is_shown_and_no_code_of_an_earlier_note(page: Page, api: Stub
     document |= {"detail": "256 notes are waiting", "request_id": "5f0c77aa"}
     api.problem = (503, document, {"Retry-After": "7"})
     page.keyboard.press("Control+Enter")
-    words = "Service Unavailable. 256 notes are waiting. Try again in 7 s. Request 5f0c77aa"
-    expect(page.get_by_role("alert")).to_have_text(words)
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_text("256 notes are waiting. Try again in 7 s. Request 5f0c77aa")
     expect(page.locator("button.code")).to_have_count(0)
     expect(page.get_by_role("button", name="Download JSON")).to_be_disabled()
     expect(page.get_by_label("Text of the note")).to_have_value(NOTE)
+    for document, words in [
+        ({"detail": "allow `windows` for it"}, "Allow windows for it."),
+        ({"title": "Bad Gateway"}, "Bad Gateway."),
+        ({"type": "urn:medcode:problem:too_long"}, "under Long notes choose Shorten or Read in windows."),
+    ]:
+        api.problem = (422, document, {})
+        page.keyboard.press("Control+Enter")
+        expect(alert).to_contain_text(words)
+
+
+def test_an_answer_says_how_to_read_it(page: Page, api: StubApi) -> None:
+    caution = page.get_by_text("A code that is missing here may still apply; a denied condition may have been coded.")
+    expect(caution).to_be_hidden()
+    predict(page, NOTE)
+    expect(caution).to_be_visible()
+    expect(page.locator("#provenance")).to_contain_text("threshold 41%, the line in each bar · 413 ms")
+    bar = page.locator(".probability").first
+    assert bar.get_attribute("title") == "Probability 0.930; the line is the threshold, 0.410"
+    api.changes = {"processing_time_ms": 3560.0}
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#provenance")).to_contain_text("3.6 s")
+
+
+def test_the_example_can_be_undone(page: Page) -> None:
+    note = page.get_by_label("Text of the note")
+    note.press_sequentially("Typed before.")
+    page.get_by_role("button", name="Example").click()
+    expect(note).to_have_value(re.compile("^Name: ___"))
+    page.keyboard.press("Control+z")
+    expect(note).to_have_value("Typed before.")
 
 
 def test_a_prediction_can_be_cancelled(page: Page, api: StubApi) -> None:

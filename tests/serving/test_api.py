@@ -169,36 +169,36 @@ def test_documents_that_give_no_text(client: httpx.Client) -> None:
     problem(
         client.post("/predict/pdf", files={"file": ("x.pdf", HELLO)}, data={"top_k": MARKER}), 422, "invalid_request"
     )
-    problem(client.post("/predict/pdf", data={"text": MARKER}), 422, "invalid_request")
+    problem(client.post("/predict/pdf", files={"text": MARKER}), 422, "invalid_request")
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "kind"),
     [
-        b"",
-        b"[]",
-        b'"' + MARKER.encode() + b'"',
-        b'{"text": "' + MARKER.encode(),
-        json.dumps({"text": [MARKER]}).encode(),
-        json.dumps({"txt": MARKER}).encode(),
-        json.dumps({"text": "fever", MARKER: 1}).encode(),
-        json.dumps({"text": MARKER, "threshold": MARKER}).encode(),
-        json.dumps({"text": MARKER, "threshold": 2}).encode(),
-        json.dumps({"text": MARKER, "threshold": float("nan")}).encode(),
-        json.dumps({"text": MARKER, "top_k": 0}).encode(),
-        b'{"text": " \\n\\t "}',
-        b'{"text": ""}',
-        b'{"text": "\\ud800 ' + MARKER.encode() + b'"}',
-        b'{"text": "\xff' + MARKER.encode() + b'"}',
+        (b"", "invalid_request"),
+        (b"[]", "invalid_request"),
+        (b'"' + MARKER.encode() + b'"', "invalid_request"),
+        (b'{"text": "' + MARKER.encode(), "invalid_json"),
+        (b"[" * 20_000, "invalid_json"),
+        (b"9" * 5000, "invalid_json"),
+        (b'{"text": "\xff' + MARKER.encode() + b'"}', "invalid_json"),
+        (json.dumps({"text": [MARKER]}).encode(), "invalid_request"),
+        (json.dumps({"txt": MARKER}).encode(), "invalid_request"),
+        (json.dumps({"text": "fever", MARKER: 1}).encode(), "invalid_request"),
+        (json.dumps({"text": MARKER, "threshold": MARKER}).encode(), "invalid_request"),
+        (json.dumps({"text": MARKER, "threshold": 2}).encode(), "invalid_request"),
+        (json.dumps({"text": MARKER, "threshold": float("nan")}).encode(), "invalid_request"),
+        (json.dumps({"text": MARKER, "top_k": 0}).encode(), "invalid_request"),
+        (b'{"text": " \\n\\t "}', "empty"),
+        (b'{"text": ""}', "empty"),
+        (b'{"text": "\\ud800 ' + MARKER.encode() + b'"}', "not_unicode"),
+        (b'{"text": "", "top_k": 0}', "invalid_request"),
     ],
 )
-def test_bad_requests_are_explained_and_not_quoted(client: httpx.Client, body: bytes) -> None:
+def test_bad_requests_are_explained_and_not_quoted(client: httpx.Client, body: bytes, kind: str) -> None:
     response = client.post("/predict", content=body, headers={"content-type": "application/json"})
-    if response.status_code == 400:  # bytes that are no text at all
-        problem(response, 400, "http_400")
-        return
-    errors = problem(response, 422, "invalid_request")["errors"]
-    assert errors
+    errors = problem(response, 422, kind).get("errors", [])
+    assert errors or kind == "invalid_json"
     assert all(set(error) == {"loc", "msg", "type"} for error in errors)
 
 
@@ -218,7 +218,7 @@ def test_a_request_id_is_kept_if_it_is_one(client: httpx.Client) -> None:
 def test_the_description_has_examples_and_problems(client: httpx.Client) -> None:
     spec = client.get("/openapi.json").json()
     responses = spec["paths"]["/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "401", "403", "404", "413", "422", "429", "500", "503", "504"}
+    assert set(responses) == {"200", "401", "403", "404", "413", "415", "422", "429", "500", "503", "504"}
     assert list(responses["422"]["content"]) == ["application/problem+json"]
     assert {"Problem", "InvalidField"} <= set(spec["components"]["schemas"])
     assert spec["components"]["schemas"]["PredictionRequest"]["examples"]
@@ -246,3 +246,28 @@ def test_notes_reach_no_log_when_all_is_well(client: httpx.Client, caplog: pytes
     assert "POST /predict/pdf 200" in logged
     assert MARKER not in logged
     assert MARKER not in "".join(capfd.readouterr())
+
+
+def test_a_body_of_unknown_fields_is_one_error_that_names_the_known_ones(client: httpx.Client) -> None:
+    unknown = {f"{MARKER}{place}": "1" for place in range(900)}
+    form = client.post("/predict/pdf", data=unknown, files={"file": ("x.pdf", HELLO)})
+    for response in (client.post("/predict", json={"text": "fever"} | unknown), form):
+        answer = problem(response, 422, "invalid_request")
+        assert len(answer["errors"]) == 1
+        assert answer["detail"].startswith("unknown field; allowed are: recipe, threshold, top_k,")
+    assert problem(client.post("/predict", json=unknown), 422, "invalid_request")["detail"].endswith(", evidence, text")
+
+
+def test_no_more_errors_are_told_than_anyone_reads(client: httpx.Client) -> None:
+    answer = problem(client.post("/admin/reload", json=dict.fromkeys(map(str, range(1000)))), 422, "invalid_request")
+    assert len(answer["errors"]) == 20
+    assert answer["detail"].endswith("; 980 more errors")
+
+
+def test_bodies_of_another_media_type_are_refused_with_the_right_one(client: httpx.Client) -> None:
+    for form in ({"data": {"text": MARKER}}, {"content": MARKER}, {"files": {"text": MARKER}}):
+        assert "send application/json" in problem(client.post("/predict", **form), 415, "media_type")["detail"]
+    for wrong in ({"data": {"text": MARKER}}, {"json": {"text": MARKER}}, {"content": HELLO}):
+        assert "field `file`" in problem(client.post("/predict/pdf", **wrong), 415, "media_type")["detail"]
+    headers = {"content-type": 'Application/FHIR+json; charset="utf-8"'}
+    assert client.post("/predict", content=b'{"text": "fever"}', headers=headers).status_code == 200

@@ -1,8 +1,10 @@
 import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcode_serving.api import batch_stream, create_app
+from medcode_serving.api.batch_notes import FIRST_WAIT_S
 from medcode_serving.api.batch_stream import Lines
 from medcode_serving.bundle import Decision, publish, write_bundle
 from medcode_serving.engines.protocol import Prediction
@@ -30,14 +33,14 @@ SMALL = 8192
 class Server:
     """An application under a real uvicorn."""
 
-    def __init__(self, app) -> None:
+    def __init__(self, app, **config) -> None:
         import uvicorn
 
         self._listener = socket.create_server(("127.0.0.1", 0))
         for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._listener.setsockopt(socket.SOL_SOCKET, buffer, SMALL)
         self.port = self._listener.getsockname()[1]
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, **config))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
 
     def __enter__(self) -> "Server":
@@ -123,7 +126,7 @@ def prior_home(vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(prior_home: Path) -> Iterator[Server]:
     # The queue takes fewer notes than a request has in work: they wait for each other.
-    limits = {"api.max_body_bytes": 50_000, "api.max_batch_notes": 40, "queue.max_notes": 3}
+    limits = {"api.max_body_bytes": 50_000, "api.max_batch_notes": 40, "queue.max_notes": 6}
     with Server(create_app(settings_for(prior_home, **limits))) as server:
         yield server
 
@@ -145,6 +148,14 @@ def post_lines(client: httpx.Client, body, *, path="/predict/batch", media_type=
     return lines_of(client.post(path, content=body, headers={"content-type": media_type}))
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen within 30 s")
+
+
 def kind(result: dict) -> str | None:
     return result["problem"]["type"].removeprefix("urn:medcode:problem:") if "problem" in result else None
 
@@ -153,13 +164,19 @@ def test_a_document_is_answered_in_order_and_errors_are_a_note_s_own(client: htt
     notes = [{"id": place, "text": NOTES[place % len(NOTES)]} for place in range(30)]
     notes[3] = {"text": " \n"}
     notes[4] = {"id": "half a pair", "text": f"\ud800 {MARKER}"}
+    notes[5] = {"id": "misspelt", "txt": MARKER}
+    notes[6] = {"id": "many", "text": "fever"} | {f"{MARKER}{place}": 1 for place in range(1000)}
+    notes[7] = [MARKER]
+    notes[8] = {"id": 3.5, "text": MARKER}
     response = client.post(
         "/predict/batch", content=json.dumps({"notes": notes, "top_k": 2}), headers={"content-type": "application/json"}
     )
     assert response.status_code == 200, response.text
     results = response.json()["results"]
-    assert [result["id"] for result in results] == [0, 1, 2, None, "half a pair", *range(5, 30)]
-    assert [kind(result) for result in results[:6]] == [None, None, None, "empty", "not_unicode", None]
+    ids = [0, 1, 2, None, "half a pair", "misspelt", "many", None, None, *range(9, 30)]
+    assert [result["id"] for result in results] == ids
+    kinds = [None, None, None, "empty", "not_unicode", *["invalid_request"] * 4, None]
+    assert [kind(result) for result in results[:10]] == kinds
     assert results[3]["problem"]["status"] == 422
     alone = client.post("/predict", json={"text": NOTES[0], "top_k": 2}).json()
     assert results[0]["prediction"]["codes"] == alone["codes"] != []
@@ -180,11 +197,16 @@ def test_options_stand_in_the_document_or_in_the_query(client: httpx.Client) -> 
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [
-        (b"", 422, "invalid_request"),
-        (b'{"notes": [' + MARKER.encode(), 422, "invalid_request"),
-        (b"[" * 40_000, 422, "invalid_request"),
-        (json.dumps({"notes": [{"text": "x", MARKER: 1}]}), 422, "invalid_request"),
+        (b"", 422, "invalid_json"),
+        (b'{"notes": [' + MARKER.encode(), 422, "invalid_json"),
+        (b"[" * 40_000, 422, "invalid_json"),
+        (json.dumps({"notes": MARKER}), 422, "invalid_request"),
         (json.dumps({"notes": [{"text": [MARKER]}], "threshold": 3}), 422, "invalid_request"),
+        (
+            json.dumps({"notes": [{"text": "x"}]} | dict.fromkeys(map(str, range(3000)), MARKER[0])),
+            422,
+            "invalid_request",
+        ),
         (json.dumps({"notes": [{"text": "x"}] * 41}), 413, "too_many_notes"),
         (json.dumps({"notes": [{"text": MARKER * 5000}]}), 413, "http_413"),
         (json.dumps({"notes": [], "recipe": MARKER}), 404, "unknown_recipe"),
@@ -195,6 +217,7 @@ def test_documents_that_are_refused(client: httpx.Client, body, status: int, exp
     assert response.status_code == status
     assert response.json()["type"] == f"urn:medcode:problem:{expected}"
     assert MARKER not in response.text
+    assert len(response.content) < 2000
 
 
 def test_only_json_and_lines_are_read(client: httpx.Client) -> None:
@@ -220,6 +243,7 @@ def test_lines_are_answered_each_with_its_number(client: httpx.Client) -> None:
             b'{"id": "\xff"}',
             b"[" * 20_000,
             b"9" * 5000,
+            json.dumps({"id": "c", "text": "fever"} | {f"{MARKER}{place}": 1 for place in range(1000)}).encode(),
             b'{"id": 11, "text": "Pneumonia."}',  # nothing ends the last line
         ]
     )
@@ -229,14 +253,16 @@ def test_lines_are_answered_each_with_its_number(client: httpx.Client) -> None:
         (4, "b", "empty"),
         (5, None, "invalid_json"),
         (6, None, "line_too_long"),
-        (7, None, "invalid_request"),
+        (7, 6, "invalid_request"),
         (8, None, "invalid_request"),
         (9, None, "invalid_json"),
         (10, None, "invalid_json"),
         (11, None, "invalid_json"),
-        (12, 11, None),
+        (12, "c", "invalid_request"),
+        (13, 11, None),
     ]
     assert MARKER not in json.dumps(results)
+    assert len(json.dumps(results[-2])) < 300
     assert post_lines(client, b"") == post_lines(client, b"\n\n") == []
 
 
@@ -287,51 +313,98 @@ def test_a_client_that_never_reads_is_given_up(
 
         sending = threading.Thread(target=send_only)
         sending.start()
-        for _ in range(3000):
-            if "reads no results" in caplog.text:
-                break
-            time.sleep(0.01)
+        wait_until(lambda: "reads no results" in caplog.text)
         post.close()
         sending.join()
-        assert "reads no results" in caplog.text
         # One that reads, however much, is not given up.
         with server.client() as client:
             assert len(post_lines(client, (many_lines(500) for _ in range(4)))) == 2000
 
 
-def test_a_client_that_leaves_cancels_its_notes(prior_home: Path) -> None:
-    started, ended = threading.Event(), threading.Event()
+def test_a_client_that_neither_reads_nor_sends_is_given_up(prior_home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Server(create_app(settings_for(prior_home, **{"api.timeout_s": 0.3}))) as server:
+        post = server.post()
+        for _ in range(3):
+            post.send(many_lines(1000))
+        wait_until(lambda: "reads no results" in caplog.text)
+        post.close()
 
-    class Endless:
-        name = "frequency_prior"
 
-        def predict(self, notes, *, options=None, on_progress=None):
-            if list(notes) == [WARM_UP_NOTE]:
-                return [Prediction(())]
-            started.set()
-            while not all(option.ended() for option in options):
-                time.sleep(0.005)
-            ended.set()
-            return [Prediction((), outcome="ended")] * len(notes)
+def test_a_server_that_ends_ends_its_streams(prior_home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Server(create_app(settings_for(prior_home)), timeout_graceful_shutdown=0.1) as server:
+        post = server.post()
+        post.send(b'{"text": "fever"}\n')
+        next(post.results())
+    post.close()
+    assert "timeout graceful shutdown exceeded" in caplog.text
+    assert "ExceptionGroup" not in caplog.text
 
-        def close(self) -> None:
-            pass
 
-    def endless(*arguments):
+class Endless:
+    """An engine that answers no note but the first, until its requests leave or `may_end` is set."""
+
+    name = "frequency_prior"
+
+    def __init__(self) -> None:
+        self.started, self.ended, self.may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def predict(self, notes, *, options=None, on_progress=None):
+        if list(notes) == [WARM_UP_NOTE]:
+            return [Prediction(())]
+        self.started.set()
+        while not self.may_end.is_set() and not all(option.ended() for option in options):
+            time.sleep(0.005)
+        self.ended.set()
+        return [Prediction((), outcome="ended" if option.ended() else "complete") for option in options]
+
+    def close(self) -> None:
+        pass
+
+    def load(self, *arguments):
         predictor = load_predictor(*arguments)
-        predictor.engine = Endless()
+        predictor.engine = self
         return predictor
 
-    with Server(create_app(settings_for(prior_home), load=endless)) as server:
+
+def test_a_client_that_leaves_cancels_its_notes(prior_home: Path) -> None:
+    engine = Endless()
+    with Server(create_app(settings_for(prior_home), load=engine.load)) as server:
         document = json.dumps({"notes": [{"text": "fever"}] * 50}).encode()
         stream = b'{"text": "fever"}\n' * 50
         for media_type, body in (("application/json", document), ("application/x-ndjson", stream)):
-            started.clear(), ended.clear()
+            engine.started.clear(), engine.ended.clear()
             head = f"POST /predict/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                assert started.wait(30)
-            assert ended.wait(30)
+                assert engine.started.wait(30)
+            assert engine.ended.wait(30)
+
+
+def test_streams_leave_half_of_the_queue_to_others(prior_home: Path, tmp_path: Path) -> None:
+    engine = Endless()
+    flags = {"queue.max_notes": 8, "generation.batch_size": 4, "logging.audit_file": str(tmp_path / "audit.jsonl")}
+    app = create_app(settings_for(prior_home, **flags), load=engine.load)
+    with Server(app) as server, server.client() as client, ThreadPoolExecutor(4) as pool:
+        posts = [server.post() for _ in range(3)]
+        for post in posts:
+            post.send(b'{"text": "fever"}\n' * 20)
+            post.end()
+        queue = app.state.service.queue
+        wait_until(lambda: len(queue) >= 4)
+        time.sleep(3 * FIRST_WAIT_S)  # the others have asked again
+        assert len(queue) == 4
+        singles = [pool.submit(client.post, "/predict", json={"text": "fever"}) for _ in range(3)]
+        wait_until(lambda: len(queue) == 7)
+        assert client.get("/health/ready").status_code == 204
+        engine.may_end.set()
+        assert [single.result().status_code for single in singles] == [200] * 3
+        assert [len(list(post.results())) for post in posts] == [20] * 3
+        outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+        assert outcomes == ["answered"] * 63
+        rejected = re.findall(r'rejected_total{reason="queue_full"} (.+)', client.get("/metrics").text)
+        assert rejected in ([], ["0.0"])
+        for post in posts:
+            post.close()
 
 
 def test_a_client_that_asks_before_it_sends_is_told_to_go_on(server: Server) -> None:

@@ -1,5 +1,7 @@
 import json
 import logging
+import os
+import resource
 import socket
 import stat
 import threading
@@ -209,6 +211,8 @@ def test_a_key_opens_its_scopes_and_admin_opens_all(client: httpx.Client, secret
     assert [status("/who", scope) for scope in ("predict", "metrics", "admin")] == [403, 403, 200]
     assert client.get("/who", headers={"X-API-Key": secrets["admin"]}).json() == "admin-key"
     problem(client.get("/who", headers=bearer(secrets["predict"])), 403, "forbidden")
+    metrics = client.get("/metrics", headers=bearer(secrets["metrics"])).text
+    assert 'medcode_rejected_total{reason="forbidden"} 5.0' in metrics
 
 
 def test_nothing_else_gets_in(client: httpx.Client, secrets: dict[str, str]) -> None:
@@ -257,6 +261,36 @@ def test_body_limit(client: httpx.Client, secrets: dict[str, str]) -> None:
     pieces = (bytes(1000) for _ in range(20))  # a body that does not tell its length
     problem(client.post("/notes/a", content=pieces, headers=headers), 413, "http_413")
     assert client.post("/lines", content=bytes(20_000), headers=headers).json() == 20_000
+
+
+def test_the_log_tells_who_asked_from_where(
+    keys_file: Path, secrets: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="medcode_serving.api.request_log")
+    with running(small_app(keys_file=keys_file)) as client:
+        client.get("/who", headers=bearer(secrets["admin"]))
+        client.get("/who", headers=bearer(secrets["predict"]))
+        client.get("/who", headers=bearer(secrets["old"]))
+        client.get(f"/{MARKER}")
+        client.get("/health/live")
+    assert [record.getMessage().split()[1:-2] for record in caplog.records] == [
+        ["client=127.0.0.1", "key=admin-key", "GET", "/who", "200"],
+        ["client=127.0.0.1", "key=predict-key", "GET", "/who", "403"],
+        ["client=127.0.0.1", "GET", "(refused)", "401"],
+        ["client=127.0.0.1", "GET", "(refused)", "401"],
+        ["client=127.0.0.1", "GET", "/health/live", "200"],
+    ]
+
+
+@pytest.mark.parametrize("given", ["7", "4bf92f35.00:f0_67-aa", "x" * 128])
+def test_a_request_id_of_the_client_is_kept(client: httpx.Client, given: str) -> None:
+    assert client.get("/health/live", headers={"X-Request-ID": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a\tb", "a=b", "x" * 129, "\u00e9".encode("latin-1")])
+def test_another_one_is_replaced(client: httpx.Client, given: str) -> None:
+    answer = client.get("/health/live", headers={"X-Request-ID": given})
+    assert len(answer.headers["x-request-id"]) == 32
 
 
 def test_retry_after_is_in_whole_seconds(client: httpx.Client, secrets: dict[str, str]) -> None:
@@ -341,13 +375,41 @@ def test_a_changed_file_is_in_force_at_once_and_a_broken_one_changes_nothing(
     path.write_text("- name: [")
     assert ring.find(first) and ring.find(second)
     path.unlink()
-    assert ring.find(first)
+    assert ring.find(first) and ring.find(second)
     assert [record.levelname for record in caplog.records if "keys read before" in record.message] == ["ERROR"] * 2
     entries = new_key("third", ["admin"])[1]
     path.write_text(entries)
     assert ring.find(first) is None and ring.find(second) is None
     path.write_text("")  # nobody is left: that does not mean everybody
     assert ring.required
+
+
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "keys.yaml"
+    first = add_key(path, "first", ["predict"])
+    ring = KeyRing.load(path)
+    remove_key(path, "first")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert ring.find(first) and ring.find(first)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert ring.find(first) is None
+    assert caplog.text.count("Too many open files") == 1
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    first = add_key(path, "first", ["predict"])
+    ring = KeyRing.load(path)
+    before, (entry,) = path.stat(), yaml.safe_load(path.read_text())
+    path.write_text(path.read_text().replace(entry["sha256"], "a" * 64))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock ticks every few milliseconds
+        time.sleep(0.001)
+        path.chmod(0o600)
+    assert ring.find(first) is None
 
 
 def test_a_removed_key_is_refused_at_once(tmp_path: Path) -> None:

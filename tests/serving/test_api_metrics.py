@@ -51,6 +51,13 @@ def test_requests_are_counted_by_pattern_and_answers_by_recipe() -> None:
     assert MARKER.lower() not in text.lower() and "ward" not in text
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "text/plain;version=1..0"])
+def test_a_version_that_is_none_gets_plain_text(accept: str) -> None:
+    with running(small_app()) as client:
+        answer = client.get("/metrics", headers={"accept": accept})
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+
+
 def test_a_client_that_leaves_is_counted() -> None:
     app = small_app()
     registry = app.state.service.metrics.registry

@@ -8,6 +8,7 @@ import pytest
 
 from medcode_serving.api import create_app
 from medcode_serving.api.openai import unframed
+from medcode_serving.api.openai_schemas import CompletionRequest
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.engines.litellm import LiteLLMEngine
 from medcode_serving.prompts import PromptTemplate
@@ -133,6 +134,27 @@ def test_errors_have_openai_s_form_and_quote_nothing(client, path: str, wrong: d
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert response.json()["error"]["type"] == "invalid_request_error"
     assert MARKER not in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("chat/completions", {"messages": [1] * 300_000}),
+        ("chat/completions", {"messages": [{"role": "user", "content": [1] * 300_000}]}),
+        ("completions", {"prompt": [1] * 300_000}),
+        ("completions", {"prompt": 1, **dict.fromkeys(map(str, range(100_000)), MARKER)}),
+    ],
+)
+def test_a_megabyte_of_errors_is_answered_shortly(client: httpx.Client, path: str, wrong: dict) -> None:
+    response = client.post(f"/v1/{path}", json={"model": "icd"} | wrong)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+    assert response.json()["error"]["message"].count(";") < 20
+    assert len(response.content) < 10_000
+
+
+def test_what_is_not_read_is_not_kept() -> None:
+    request = CompletionRequest.model_validate({"model": "icd", "prompt": "fever", "n": 1, MARKER: MARKER})
+    assert MARKER not in repr(request)
 
 
 def test_other_broken_requests(client: httpx.Client) -> None:

@@ -14,6 +14,7 @@ import pytest
 from medcode_serving.api import create_app
 from medcode_serving.api.keys import add_key
 from medcode_serving.bundle import Decision, publish, write_bundle
+from medcode_serving.calibration import Calibration
 from medcode_serving.engines.protocol import Prediction
 from medcode_serving.linear.files import save_model
 from medcode_serving.predictor import Predictor, load_predictor
@@ -24,6 +25,7 @@ from tests.serving.test_served_models import corrupt
 from tests.tiny import write_codes
 
 WARM_UP = 1
+LINEAR = Decision(threshold=0.1, calibration=Calibration(method="isotonic", told=(0.0, 1.0), right=(0.0, 0.5)))
 
 
 class Broken:
@@ -83,7 +85,7 @@ def home_with_linear(base_model, adapter, vocabulary, tmp_path_factory) -> Path:
     """A bundle that has a linear model."""
     home = tmp_path_factory.mktemp("linear-home")
     save_model(made_model(), home / "linear", {"training_notes": 100})
-    manifest = make_manifest(base_model).model_copy(update={"baselines": {"linear": Decision(threshold=0.2)}})
+    manifest = make_manifest(base_model).model_copy(update={"baselines": {"linear": LINEAR}})
     codes = write_codes(home / "codes.parquet", vocabulary)
     publish(write_bundle(home / "bundles", manifest, adapter=adapter, codes=codes, linear=home / "linear"))
     return home
@@ -107,14 +109,17 @@ def test_an_engine_that_breaks_is_told_and_notes_reach_no_log(home: Path, caplog
 
 
 def test_the_linear_model_answers_for_an_engine_that_breaks_and_says_so(home_with_linear: Path) -> None:
-    client, stop = start(create_app(settings_for(home_with_linear), with_engine(Broken())))
+    # The settings' threshold is the served engine's; the linear model has one of its own, and a calibration.
+    settings = settings_for(home_with_linear, **{"generation.threshold": 0.9})
+    client, stop = start(create_app(settings, with_engine(Broken())))
     with client:
         answer = client.post("/predict", json={"text": "He was febrile.", "evidence": "occlusion"})
         problem(answer, 422, "no_occlusion")  # the engine put in is no language model
         answer = client.post("/predict", json={"text": "He was febrile.", "evidence": "lexical"}).json()
         assert answer["fallback"] == {"engine": "broken", "reason": "failed"}
-        assert (answer["engine"], answer["threshold"]) == ("linear", 0.2)
+        assert (answer["engine"], answer["threshold"]) == ("linear", 0.1)
         assert [code["code"] for code in answer["codes"]] == ["R50.9"]
+        assert answer["codes"][0]["probability"] == pytest.approx(answer["codes"][0]["confidence"] / 2)
         assert [span["text"] for span in answer["codes"][0]["evidence"]] == ["He was febrile."]
         assert 'medcode_fallbacks_total{reason="failed"} 1.0' in client.get("/metrics").text
     stop()

@@ -9,9 +9,12 @@ from types import SimpleNamespace
 import pytest
 from fastapi import Request
 
+from medcode_serving.api import create_app
 from medcode_serving.api.audit import AuditLog
+from medcode_serving.api.keys import add_key
 from medcode_serving.errors import MedcodeError
-from tests.serving.test_api_keys import ANSWER, MARKER, running, small_app
+from tests.serving.test_api import settings_for, start
+from tests.serving.test_api_keys import ANSWER, MARKER, bearer, running, small_app
 
 
 def request() -> Request:
@@ -72,3 +75,36 @@ def test_what_cannot_be_opened_is_refused_and_a_full_disk_stops_no_answer(
     full.close()
     assert "the audit log cannot be written: No space left on device" in caplog.text
     assert "E11.9" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_who_changed_the_model_is_told_and_a_body_is_optional(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {"api.keys_file": tmp_path / "keys.yaml", "logging.audit_file": tmp_path / "audit.jsonl"}
+    headers = bearer(add_key(files["api.keys_file"], "oncall", ["admin"]))
+    client, stop = start(create_app(settings_for(home, **{name: str(path) for name, path in files.items()})))
+    wanted: list[tuple[str, dict | None]] = [
+        ("reload", None),
+        ("reload", {"recipe": MARKER}),
+        ("rollback", None),
+        ("rollback", {"version": MARKER}),
+        ("rollback", {"version": "v1"}),
+    ]
+    with client, caplog.at_level(logging.INFO, logger="medcode_serving.api"):
+        client.headers = headers
+        answers = [client.post(f"/admin/{action}", json=body) for action, body in wanted]
+    stop()
+    assert [answer.status_code for answer in answers] == [200, 404, 404, 404, 200]
+    lines = [json.loads(line) for line in files["logging.audit_file"].read_text().splitlines()]
+    assert [(line["action"], line["recipe"], line["version"], line["outcome"]) for line in lines] == [
+        ("reload", "icd", "v1", "unchanged"),
+        ("reload", None, None, "unknown_recipe"),
+        ("rollback", "icd", None, "unknown_version"),
+        ("rollback", "icd", None, "unknown_version"),
+        ("rollback", "icd", "v1", "loaded"),
+    ]
+    assert {line["key"] for line in lines} == {"oncall"}
+    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in answers]
+    assert "key=oncall rollback of recipe icd to v1: loaded" in caplog.text
+    assert "key=oncall POST /admin/rollback 200" in caplog.text
+    assert MARKER not in str(lines) + caplog.text

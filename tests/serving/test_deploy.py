@@ -65,10 +65,13 @@ def test_manifests_agree_with_each_other() -> None:
     assert volumes["models"]["persistentVolumeClaim"] == {"claimName": claim, "readOnly": True}
 
 
-def test_manifests_agree_with_the_service() -> None:
+def test_manifests_agree_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     from medcode_serving.api.app import create_app
     from medcode_serving.api.metrics import Metrics
 
+    for name, value in image_environment().items():
+        if name.startswith("MEDCODE_"):
+            monkeypatch.setenv(name, value)
     settings = load_inference_settings(BASE / "inference-config.yaml")
     pod = manifest("deployment.yaml")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -124,6 +127,21 @@ def instructions() -> list[tuple[str, str]]:
     text = re.sub(r"^\s*#.*\n", "", (DEPLOY / "serving.Dockerfile").read_text(), flags=re.MULTILINE)
     lines = text.replace("\\\n", "").splitlines()
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+
+
+def image_environment() -> dict[str, str]:
+    """What the image sets, and what goes before any mounted file of settings."""
+    return dict(pair.split("=", 1) for name, rest in instructions() if name == "ENV" for pair in rest.split())
+
+
+def test_compose_tells_where_the_keys_are() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    serving = compose["services"]["serving"]
+    (secret,) = serving["secrets"]
+    assert secret in compose["secrets"]
+    assert serving["environment"] == {"MEDCODE_SERVE_API__KEYS_FILE": f"/run/secrets/{secret}"}
+    home = image_environment()["MEDCODE_SERVE_MODEL__HOME"]
+    assert [volume["target"] for volume in serving["volumes"]] == [f"{home}/bundles", f"{home}/base_models"]
 
 
 def test_the_image_runs_without_rights() -> None:

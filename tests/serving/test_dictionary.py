@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medcode_serving.bundle import Bundle
 from medcode_serving.codes.dictionary import Dictionary
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
-from medcode_serving.decoding import parse_codes
+from medcode_serving.decoding import parse_answer
 from medcode_serving.errors import MedcodeError
 from tests.serving.conftest import make_manifest
 from tests.tiny import write_codes
@@ -109,7 +109,7 @@ def test_the_whole_vocabulary_begins_with_the_trained_one(dictionary: Dictionary
     assert len(vocabulary) == len(dictionary) == len(TRAINED) + len(OTHERS)
     assert vocabulary.codes[vocabulary.index_of["icd10cm:V43.3"]].description.startswith("Car occupant")
     assert vocabulary.codes[vocabulary.index_of["V43.3"]].system == "icd9cm"  # trained under this text
-    assert parse_codes("V43.3, icd10cm:V43.3", vocabulary) == ([2, 6], 0)
+    assert [mention.index for mention in parse_answer("V43.3, icd10cm:V43.3", vocabulary).mentions] == [2, 6]
     assert [known.code for known in dictionary.codes] == [row.code for row in vocabulary.codes]
 
 

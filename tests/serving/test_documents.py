@@ -149,6 +149,25 @@ def test_whoever_goes_away_ends_the_reading_and_few_are_read_at_once() -> None:
     assert children() == []
 
 
+def test_too_many_that_wait_are_refused_and_told_when_to_come_back() -> None:
+    async def crowd() -> DocumentError:
+        waiting = [
+            asyncio.create_task(read_pdf(SLOW, DocumentSettings()))
+            for _ in range(documents.READERS + documents.MAX_WAITING)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(DocumentError) as refused:
+            await read_pdf(HELLO, DocumentSettings(timeout_s=7))
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert (await read_pdf(HELLO, DocumentSettings())).text == "Type 2 diabetes"
+        return refused.value
+
+    error = asyncio.run(crowd())
+    assert (error.kind, error.retry_after) == ("busy", 7)
+
+
 def children() -> list[int]:
     """Readers that this process started and that run, or ended and were not waited for."""
     found = []

@@ -211,3 +211,8 @@ def test_occlusion_with_a_language_model(base_model, adapter, vocabulary) -> Non
     found = occlusion(engine, note, codes, parts=3)
     assert len(found) == 2
     assert all(0 <= span.start < span.end <= len(note) and 0 < span.score <= 1 for spans in found for span in spans)
+
+
+@pytest.mark.parametrize("entry", ["- Fever", "* Fever", "  -- Fever", "# Fever", "•\tFever"])
+def test_the_bullet_of_a_list_is_no_evidence(entry: str) -> None:
+    assert texts(f"PMH:\n- asthma\n{entry}\n- gout", FEVER) == ["Fever"]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
-from medcode_serving.decoding import mention_probability, parse_answer, parse_codes
+from medcode_serving.decoding import mention_probability, parse_answer
 
 PARSED = Vocabulary(
     [VocabularyCode("icd10cm", code, code, None, 1) for code in ["E11", "E11.9", "I10", "J18.9", "0DTJ4ZZ"]]
@@ -39,19 +39,22 @@ PARSED = Vocabulary(
         ("<think>E11.9, no</think>I10<think>J18.9, perhaps", ["I10"], 1),
         ("<think>E11.9, E11", [], 1),
         ("straße, I10", ["I10"], 1),
+        ("Code:I10\n1.E11.9:diabetes\n2. icd10cm:J18.9", ["I10", "E11.9", "J18.9"], 0),
+        ("E11_9, 12.34", [], 2),
     ],
 )
 def test_free_answers_are_understood(text: str, codes: list[str], dropped: int) -> None:
-    indices, count = parse_codes(text, PARSED)
-    assert [PARSED.codes[index].text for index in indices] == codes
-    assert count == dropped
+    answer = parse_answer(text, PARSED)
+    assert [PARSED.codes[mention.index].text for mention in answer.mentions] == codes
+    assert answer.dropped == dropped
 
 
 @given(st.text())
 def test_any_text_is_parsed(text: str) -> None:
-    indices, dropped = parse_codes(text, PARSED)
-    assert dropped >= 0
-    assert len(set(indices)) == len(indices)
+    answer = parse_answer(text, PARSED)
+    assert answer.dropped >= 0
+    assert len({mention.index for mention in answer.mentions}) == len(answer.mentions)
+    assert all(0 <= mention.start < mention.end <= len(text) for mention in answer.mentions)
 
 
 @settings(max_examples=50)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medcode_assets.cli import app
-from medcode_assets.predict_command import prediction_options, table
+from medcode_assets.predict_command import predict_once, prediction_options, table
 from medcode_assets.predict_lines import predict_lines
 from medcode_serving.answers import (
     Evidence,
@@ -90,6 +90,7 @@ def test_a_bad_line_is_a_problem_of_its_own(
         b"\xef\xbb\xbf" + json.dumps({"id": 7, "text": "Pneumonia."}).encode(),
         {"text": "Pneumonia."},
         {"id": 9, "text": "Pneumonia. " * 500},
+        {"id": 10, "text": "Pneumonia.", "threshold": 0.1},
     )
     output = tmp_path / "answers.jsonl"
     predict_lines(settings, PredictionOptions(long_notes="refuse"), jsonl=lines, output=output)
@@ -110,10 +111,11 @@ def test_a_bad_line_is_a_problem_of_its_own(
         (7, "answered"),
         (None, "answered"),
         (9, "too_long"),
+        (10, "invalid_request"),
     ]
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines()[-1] == "11 notes: 2 answered, 9 with a problem"
+    assert printed.err.splitlines()[-1] == "12 notes: 2 answered, 10 with a problem"
 
 
 @pytest.mark.parametrize("kept", ["nothing", "half a line", "three lines", "three and a half", "all"])
@@ -181,6 +183,58 @@ def test_answers_of_two_bundles_do_not_mix(
     predict_lines(newer, TOP, jsonl=notes, output=output)  # nothing is left to predict
 
 
+@pytest.mark.parametrize(
+    ("flags", "options", "told"),
+    [
+        ({"model.engine": "linear"}, {}, "engine transformers, and this run has engine linear"),
+        ({}, {"threshold": 0.5}, "threshold 0.0, and this run has threshold 0.5"),
+        ({"generation.threshold": 0.5}, {"threshold": None}, "threshold 0.0, and this run has threshold 0.5"),
+        ({}, {"constrained": False}, "constrained True, and this run has constrained False"),
+        ({}, {"evidence": "lexical"}, "evidence none, and this run has evidence lexical"),
+    ],
+)
+def test_answers_of_two_ways_do_not_mix(
+    home: Path, notes: Path, answers: Path, tmp_path: Path, flags: dict, options: dict, told: str
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    output.write_bytes(answers.read_bytes().splitlines(keepends=True)[0])
+    other = load_inference_settings(**{"model.home": str(home), "device": "cpu", **flags})
+    with pytest.raises(MedcodeError) as error:
+        predict_lines(other, TOP.model_copy(update=options), jsonl=notes, output=output)
+    assert told in str(error.value) and "--overwrite" in str(error.value)
+    assert len(read_lines(output)) == 1
+
+
+def test_a_fallback_tells_nothing_of_the_engine(
+    settings: InferenceSettings, notes: Path, answers: Path, tmp_path: Path
+) -> None:
+    first = json.loads(answers.read_bytes().splitlines()[0])
+    first["prediction"] |= {"engine": "linear", "threshold": 0.9}
+    output = write_lines(tmp_path / "answers.jsonl", first)
+    the_bundles_own = load_inference_settings(**{"model.home": settings.model.home, "device": "cpu"})
+    with pytest.raises(MedcodeError, match="engine linear, and"):
+        predict_lines(the_bundles_own, PredictionOptions(), jsonl=notes, output=output)
+    first["prediction"]["engine"] = "transformers"
+    write_lines(output, first)
+    with pytest.raises(MedcodeError, match="threshold 0.9, and"):
+        predict_lines(the_bundles_own, PredictionOptions(), jsonl=notes, output=output)
+    first["prediction"]["fallback"] = {"engine": "transformers", "reason": "failed"}
+    write_lines(output, first)
+    assert predict_lines(the_bundles_own, PredictionOptions(), jsonl=notes, output=output) == 0
+    assert len(read_lines(output)) == len(NOTES)
+
+
+def test_evidence_that_an_engine_cannot_give_is_refused_before_it_predicts(home: Path, notes: Path) -> None:
+    # Nobody listens there, and nobody has to be asked.
+    remote = {"remote.model": "any", "remote.api_base": "http://127.0.0.1:9/v1", "remote.constraint": "none"}
+    settings = load_inference_settings(**{"model.home": str(home), "model.engine": "litellm", **remote})
+    options = PredictionOptions(evidence="occlusion")
+    with pytest.raises(MedcodeError, match="evidence by occlusion needs a language model"):
+        predict_lines(settings, options, jsonl=notes)
+    with pytest.raises(MedcodeError, match="evidence by occlusion needs a language model"):
+        predict_once(settings, options, text="Pneumonia.")
+
+
 def answer(**more: Any) -> PredictionResponse:
     evidence = [Evidence(start=0, end=9, text="sugar\x1b[2J\n high", score=1.0, page=2)]
     codes = [
@@ -222,6 +276,7 @@ def test_one_note_from_the_command_line(home: Path, tmp_path: Path) -> None:
         (("--text", "a", "--threshold", "nan"), "--threshold: "),
         (("--text", "a", "--engine", "linear", "--use-litellm"), "give one of them"),
         (("--text", "a", "--overwrite"), "goes with --jsonl"),
+        (("--text", "a", "--strict"), "goes with --jsonl"),
         (("--jsonl", tmp_path / "none.jsonl"), "none.jsonl: No such file"),
         (("--file", tmp_path), "Is a directory"),
         (("--text", "a", "--output", tmp_path / "none" / "out.json"), "there is no folder"),
@@ -231,6 +286,18 @@ def test_one_note_from_the_command_line(home: Path, tmp_path: Path) -> None:
         assert message in str(error)
     with pytest.raises(MedcodeError, match="--max-codes: "):
         prediction_options(max_codes=0)
+
+
+def test_notes_with_a_problem_end_a_strict_run_with_1(home: Path, tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "notes.jsonl", {"id": 1, "text": "Pneumonia."}, {"id": 2, "text": " "})
+    flags = ["--jsonl", lines, "--output", tmp_path / "answers.jsonl", "--output-dir", home]
+    made = run("predict", *flags)
+    assert made.exit_code == 0, made.exception
+    assert "loading the model ...\n" in made.stderr
+    strict = run("predict", *flags, "--strict")
+    assert strict.exit_code == 1
+    assert strict.stderr == "2 notes: 1 answered, 1 with a problem; 2 of them by an earlier run\n"
+    assert run("predict", *flags[:1], write_lines(lines, {"text": "Pneumonia."}), *flags[4:], "--strict").exit_code == 0
 
 
 def test_a_key_is_shown_once_and_opens_the_server(tmp_path: Path) -> None:

@@ -305,3 +305,13 @@ def test_an_engine_takes_its_trie_from_a_file(base_model, vocabulary, tmp_path: 
     first, second = (make_engine(base_model, None, vocabulary, trie_folders=[tmp_path]) for _ in range(2))
     assert len(list(tmp_path.iterdir())) == 1
     assert codes_of(first.predict(NOTES)) == codes_of(second.predict(NOTES))
+
+
+def test_a_blank_window_is_not_read(base_model: Path, adapter: Path, vocabulary: Vocabulary) -> None:
+    note = "Fever." + "\n" * 3000 + "Cough."
+    (prediction,) = make_engine(base_model, adapter, vocabulary).predict(
+        [note], options=[NoteOptions(long_notes="windows")]
+    )
+    apart = make_engine(base_model, adapter, vocabulary).predict(["Fever.", "Cough."])
+    assert prediction.windows == 2
+    assert {code.code for code in prediction.codes} <= {code.code for one in apart for code in one.codes}
