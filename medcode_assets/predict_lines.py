@@ -229,7 +229,11 @@ def _made_with(prediction: dict[str, Any]) -> dict[str, str]:
 def _way(settings: "InferenceSettings", options: PredictionOptions) -> dict[str, object]:
     """Return what is known of this run's answers before a model is loaded, named as in `_made_with`."""
     threshold = settings.generation.threshold if options.threshold is None else options.threshold
-    known: dict[str, object] = {"engine": settings.model.engine, "constrained": options.constrained, "evidence": options.evidence}
+    known: dict[str, object] = {
+        "engine": settings.model.engine,
+        "constrained": options.constrained,
+        "evidence": options.evidence,
+    }
     return known if threshold is None else {**known, "threshold": threshold}
 
 

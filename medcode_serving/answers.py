@@ -78,7 +78,7 @@ class PredictedCode(BaseModel):
     support: float | None = Field(
         default=None,
         description="In [0, 1]: how much of the model's probability lay on valid codes while it wrote this one. Low "
-        "values say that the note is unlike those it was trained on.",
+        "values say that it wanted to write something else; high ones say nothing of the note.",
         examples=[0.99],
     )
     evidence: list[Evidence] | None = Field(default=None, description="Null if not asked for.")

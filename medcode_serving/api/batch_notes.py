@@ -88,8 +88,9 @@ class NoteAnswerer:
     async def answer(self, note: NoteLine, line: int | None = None) -> NoteResult:
         """Return the result of one note; whatever goes wrong with it is told in there."""
         if note.text is None:
+            assert note.kind is not None and note.detail is not None
             status = 413 if note.kind == "line_too_long" else 422
-            return failed(status, str(note.kind), str(note.detail), note_id=note.id, line=line)
+            return failed(status, note.kind, note.detail, note_id=note.id, line=line)
         try:
             prediction = await self._predict(note.id, note.text)
         except ProblemError as error:

@@ -6,7 +6,7 @@ Three tasks: one receives the body, one cuts it into lines and starts notes, one
 - Notes in work: when all slots are taken, no more of the body is read, and so the client cannot send.
 - Results that cannot be sent yet, because an earlier note is not done or the client does not read. Many clients send
   everything before they read; not to read their body until they read results would stop both sides for ever. So results
-  are held up to `HELD_BYTES`. A client that does not take a result for a while is given up.
+  are held up to `HELD_BYTES`. A client that neither takes the next result nor sends for a while is given up.
 """
 
 import logging
@@ -98,7 +98,8 @@ class BatchStream(Response):
             answerer: Answers the notes.
             media_type: Of the results.
             max_line_bytes: A longer line becomes a problem and is not held in memory.
-            patience_s: Seconds that a client may take to read until the next result can be sent.
+            patience_s: Seconds that a client may leave results unread while it sends nothing, or cannot send because
+                no more results can be held.
         """
         self.status_code = 200
         self.media_type = media_type
@@ -110,6 +111,7 @@ class BatchStream(Response):
         self._begun = anyio.Event()
         self._held = 0
         self._sent = anyio.Event()
+        self._sending = anyio.CancelScope()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer until the body ends or the client leaves."""
@@ -128,6 +130,7 @@ class BatchStream(Response):
         while (message := await receive())["type"] != "http.disconnect":
             # Only now: a client that announced `Expect: 100-continue` must be told to go on before it has an answer.
             self._begun.set()
+            self._be_patient()
             if more and message.get("body"):
                 await to_read.send(message["body"])
             if more and not message.get("more_body"):
@@ -168,6 +171,11 @@ class BatchStream(Response):
         pending.encoded = result.encoded() + b"\n"
         self._held += pending.size
         pending.done.set()
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        """Give the result in hand its whole time again: the client has sent something, or has been kept waiting."""
+        self._sending.deadline = anyio.current_time() + self._patience_s
 
     async def _wait_for_room(self) -> None:
         """Wait while too many results are held."""
@@ -181,9 +189,9 @@ class BatchStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for pending in results:
             await pending.done.wait()
-            with anyio.move_on_after(self._patience_s) as patience:
+            with anyio.move_on_after(self._patience_s) as self._sending:
                 await send({"type": "http.response.body", "body": pending.encoded, "more_body": True})
-            if patience.cancelled_caught:
+            if self._sending.cancelled_caught:
                 logger.warning("a client of /predict/batch reads no results; connection given up")
                 return
             self._held -= pending.size

@@ -321,7 +321,7 @@ class KeyGate:
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
-        return any(path == known or path.startswith(f"{known}/") for known in self._open_paths)
+        return path == "/" or any(path == known or path.startswith(f"{known}/") for known in self._open_paths)
 
 
 def _secret(connection: HTTPConnection) -> str | None:

@@ -16,7 +16,7 @@ from medcode_serving.errors import MedcodeError
 
 MEDIA_TYPE = "application/problem+json"
 
-DOCUMENT_STATUS = {"too_big": 413, "not_a_pdf": 415, "timeout": 504}
+DOCUMENT_STATUS = {"too_big": 413, "not_a_pdf": 415, "timeout": 504, "busy": 503}
 """Status by kind of a document error; every other kind is 422."""
 
 MOST_ERRORS = 20
@@ -146,7 +146,8 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(DocumentError)
     async def on_document(request: Request, error: DocumentError) -> JSONResponse:
         status = DOCUMENT_STATUS.get(error.kind, 422)
-        return problem_response(status, error.kind, str(error), request.state.request_id)
+        headers = None if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+        return problem_response(status, error.kind, str(error), request.state.request_id, headers=headers)
 
     @app.exception_handler(MedcodeError)
     async def on_medcode(request: Request, error: MedcodeError) -> JSONResponse:

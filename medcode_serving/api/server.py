@@ -95,7 +95,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
+    except (OSError, UnicodeError):
         raise MedcodeError(f"api.host {host}: no such address; choose another: --host") from None
     sockets: list[socket.socket] = []
     elsewhere: set[str] = set()

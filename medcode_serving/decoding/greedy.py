@@ -30,8 +30,7 @@ class DecodedCode:
     The product, over the decisions of this code, of the share of the softmax over the whole output vocabulary that lay
     on the allowed tokens. Decisions are where a code begins, where paths of the vocabulary part, and where a code can
     end; the last one counts for the code that it closes. `confidence * support` is the probability of the code's
-    choices in free generation. A low support says that the model wanted to write no code: the note is unlike those
-    that it was trained on.
+    choices in free generation. A low support says that the model wanted to write something else than a code.
     """
 
 

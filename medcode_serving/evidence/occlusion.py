@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcode_serving.evidence.sentences import sentences
-from medcode_serving.evidence.spans import Span, trim
+from medcode_serving.evidence.spans import Span, trim, without_bullet
 
 LEAST_DROP = 0.1
 """Of a log-probability, in nats; less is noise of the wording."""
@@ -64,7 +64,10 @@ def occlusion(
     found = []
     for column in drops.T:
         strongest = [part for part in np.argsort(-column, kind="stable").tolist() if column[part] > LEAST_DROP]
-        spans = (Span(*trim(note, *stretches[part]), float(-np.expm1(-column[part]))) for part in strongest)
+        spans = (
+            Span(*without_bullet(note, *trim(note, *stretches[part])), float(-np.expm1(-column[part])))
+            for part in strongest
+        )
         found.append([span for span in spans if span.start < span.end][:most])
     return found
 

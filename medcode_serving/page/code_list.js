@@ -92,7 +92,7 @@ export class CodeList {
     const facts = [
       confidence == null ? null : `Before calibration ${percent(confidence)}`,
       support == null ? null : `Support ${percent(support)}`,
-      support != null && support < LOW_SUPPORT ? "low: this note is unlike those of training" : null,
+      support != null && support < LOW_SUPPORT ? "low: the model wanted to write something else than codes" : null,
     ].filter(Boolean);
     const sentence = (textContent) => make("p", { className: "facts", textContent });
     const parts = facts.length ? [sentence(facts.join(" · "))] : [];

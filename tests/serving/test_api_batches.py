@@ -330,6 +330,19 @@ def test_a_client_that_neither_reads_nor_sends_is_given_up(prior_home: Path, cap
         post.close()
 
 
+def test_a_client_may_read_late_while_it_sends(prior_home: Path) -> None:
+    with Server(create_app(settings_for(prior_home, **{"api.timeout_s": 2}))) as server:
+        post = server.post()
+        for _ in range(3):
+            post.send(many_lines(1000))  # more results than go into the sockets' buffers
+        for _ in range(6):
+            time.sleep(0.4)
+            post.send(b"\n")
+        post.end()
+        assert len(list(post.results())) == 3000
+        post.close()
+
+
 def test_a_server_that_ends_ends_its_streams(prior_home: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Server(create_app(settings_for(prior_home)), timeout_graceful_shutdown=0.1) as server:
         post = server.post()
