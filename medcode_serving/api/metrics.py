@@ -28,7 +28,7 @@ class Metrics:
         self.request_seconds = self._times("request_seconds", "From a request's arrival to its answer's end.", "route")
         self.rejected = self._counter(
             "rejected",
-            "Requests turned away: queue_full, timeout, rate_limited, unauthorized, forbidden, unknown_host, foreign_page, "
+            "Turned away: queue_full, timeout, rate_limited, unauthorized, forbidden, unknown_host, foreign_page, "
             "disconnected.",
             "reason",
         )
