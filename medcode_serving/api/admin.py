@@ -22,7 +22,7 @@ Recipe = Annotated[str | None, Field(max_length=100, description="The first one 
 class ReloadRequest(BaseModel):
     """Which recipe."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     recipe: Recipe = None
 
