@@ -11,8 +11,8 @@ demo: $(VENV)/.installed  ## The main job on synthetic notes, ending with a serv
 # First what fills one core each, two files at a time, in their order: pytest-xdist would leave the files of few tests to
 # the end, and among them are the longest. Then whole runs of `medcode`, which fill the machine.
 test: $(VENV)/.installed  ## All tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/assets tests/serving -n 2 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest tests/e2e tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/assets tests/serving tests/browser/test_page*.py -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/e2e tests/browser/test_dagster_ui.py
 
 lint: $(VENV)/.installed  ## ruff, mypy, and the one-way rule between the packages
 	$(BIN)/ruff check .
