@@ -158,13 +158,12 @@ class Predictor:
             for note, prediction, codes, evidence in zip(notes, predictions, found, spans, strict=True)
         ]
 
-    def note_options(self, options: PredictionOptions, ended: Callable[[], bool] = never) -> NoteOptions:
+    def note_options(self, options: PredictionOptions) -> NoteOptions:
         """Return what the options of a request mean for the engine."""
         return NoteOptions(
             max_codes=options.max_codes,
             constrained=options.constrained,
             long_notes=options.long_notes,
-            ended=ended,
         )
 
     def select(

@@ -1,7 +1,6 @@
 """The application factory."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -23,8 +22,6 @@ from medcode_serving.note_queue import NoteQueue
 from medcode_serving.predictor import load_predictor
 from medcode_serving.served_models import Loader, ServedModels
 from medcode_serving.settings import InferenceSettings
-
-logger = logging.getLogger(__name__)
 
 DESCRIPTION = """
 Clinical text in, medical codes out. **Not for clinical use**: codes must be checked by a professional coder.

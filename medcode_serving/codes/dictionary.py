@@ -23,10 +23,9 @@ from medcode_serving.codes.hierarchy import category
 from medcode_serving.codes.systems import SYSTEMS, undotted
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.errors import MedcodeError
+from medcode_serving.linear.files import CODE_COLUMNS
+from medcode_serving.linear.files import CODES as LINEAR_CODES
 from medcode_serving.linear.text import singular
-
-LINEAR_CODES = "codes.parquet"
-LINEAR_COLUMNS = ("system", "code", "description", "frequency")
 
 _WORD = re.compile(r"[^\W_]+")
 _EXACT, _CODE_PREFIX, _WHOLE_WORDS, _WORD_PREFIXES, _NO_HIT = range(5)
@@ -242,8 +241,8 @@ def _read_listed(path: Path) -> list[VocabularyCode]:
     import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_table(path, columns=list(LINEAR_COLUMNS)).to_pydict()
-        rows = zip(*(columns[name] for name in LINEAR_COLUMNS), strict=True)
+        columns = pq.read_table(path, columns=list(CODE_COLUMNS)).to_pydict()
+        rows = zip(*(columns[name] for name in CODE_COLUMNS), strict=True)
     except (OSError, KeyError, pa.ArrowException) as error:
         reason = f"cannot be read ({type(error).__name__})"
         raise MedcodeError(f"{path} {reason}; publish the bundle anew: medcode run") from None
