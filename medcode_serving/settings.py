@@ -19,9 +19,10 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """What predicts."""
 
-    engine: Literal["transformers", "litellm", "linear", "untuned_base", "frequency_prior"] = Field(
+    engine: Literal["transformers", "llamacpp", "litellm", "linear", "untuned_base", "frequency_prior"] = Field(
         default="transformers",
-        description="transformers: the bundle's adapter, on this machine; litellm: the server that `remote` names; "
+        description="transformers: the bundle's adapter, on this machine; llamacpp: the bundle's GGUF file, in "
+        "llama.cpp, on this machine; litellm: the server that `remote` names; "
         "linear: the bundle's linear baseline, in milliseconds; untuned_base and frequency_prior: to compare with.",
     )
     recipes: tuple[str, ...] = Field(
@@ -65,6 +66,20 @@ class QueueSettings(_Section):
     max_notes: int = Field(default=256, ge=1, description="Notes that wait or are being answered; more get a 503.")
     gather_ms: float = Field(
         default=4, ge=0, description="Wait for company of a note, while several clients are about."
+    )
+
+
+class LlamaCppSettings(_Section):
+    """The bundle's GGUF file in llama.cpp, inside this process: engine llamacpp."""
+
+    quantization: str | None = Field(
+        default=None,
+        description="Number format of the file, as in q4_k_m; null: q8_0, or what the bundle has nearest to it.",
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; null: as many as torch takes.")
+    slots: int = Field(default=4, ge=1, description="Notes that are answered side by side.")
+    gpu_layers: int = Field(
+        default=0, ge=0, description="Layers that a GPU holds; the wheel on the package index knows none."
     )
 
 
@@ -163,6 +178,7 @@ class InferenceSettings(BaseSettings):
     model: ModelSettings = ModelSettings()
     generation: GenerationSettings = GenerationSettings()
     queue: QueueSettings = QueueSettings()
+    llamacpp: LlamaCppSettings = LlamaCppSettings()
     remote: RemoteSettings = RemoteSettings()
     documents: DocumentSettings = DocumentSettings()
     api: ApiSettings = ApiSettings()
