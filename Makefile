@@ -10,7 +10,7 @@ demo: $(VENV)/.installed  ## The main job on synthetic notes, ending with a serv
 
 # First what fills one core each, two files at a time, in their order: pytest-xdist would leave the files of few tests to
 # the end, and among them are the longest. Then whole runs of `medcode`, which fill the machine.
-test: $(VENV)/.installed  ## All tests
+test: $(VENV)/.installed $(VENV)/llama.cpp  ## All tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/assets tests/serving tests/browser/test_page*.py -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest tests/e2e tests/browser/test_dagster_ui.py
 
@@ -33,6 +33,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
+
+# llama.cpp's own converter, which tests hold our GGUF files against. No package ships it; this source distribution does.
+$(VENV)/llama.cpp: | $(VENV)/.installed
+	rm -rf $@.part && mkdir -p $@.part
+	$(BIN)/pip download --quiet --no-deps --no-binary llama-cpp-python --dest $@.part llama-cpp-python==0.3.36
+	tar -xzf $@.part/*.tar.gz -C $@.part --strip-components=3 --wildcards '*/vendor/llama.cpp/LICENSE' \
+		'*/vendor/llama.cpp/convert_*.py' '*/vendor/llama.cpp/conversion/*' '*/vendor/llama.cpp/gguf-py/gguf/*'
+	rm $@.part/*.tar.gz && mv $@.part $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

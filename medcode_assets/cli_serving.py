@@ -18,7 +18,7 @@ InferenceConfig = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option("--engine", help="transformers, litellm, linear, untuned_base or frequency_prior."),
+    typer.Option("--engine", help="transformers, llamacpp, litellm, linear, untuned_base or frequency_prior."),
 ]
 UseLitellm = Annotated[
     bool, typer.Option("--use-litellm", help="--engine litellm: the OpenAI-compatible server of section `remote`.")

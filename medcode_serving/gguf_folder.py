@@ -1,9 +1,9 @@
 """A folder of GGUF files, in a bundle's gguf/ or delivered elsewhere: what is in it, and which file serves.
 
-    manifest.json       `GgufManifest`
-    medcode-icd-<bundle version>-Q4_K_M.gguf, ...   one a number format
-    tokenizer/          the base model's tokenizer files, byte for byte
-    README.md, Modelfile, codes.gbnf, LICENSE...    what goes with them
+manifest.json       `GgufManifest`
+medcode-icd-<bundle version>-Q4_K_M.gguf, ...   one a number format
+tokenizer/          the base model's tokenizer files, byte for byte
+README.md, Modelfile, codes.gbnf, LICENSE...    what goes with them
 """
 
 import json

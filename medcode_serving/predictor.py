@@ -209,8 +209,8 @@ class Predictor:
 
         if not isinstance(self.engine, TransformersEngine):
             raise MedcodeError(
-                f"evidence by occlusion needs a language model on this machine, and engine {self.engine.name!r} is "
-                "served; ask for `lexical`"
+                f"evidence by occlusion needs engine transformers, and engine {self.engine.name!r} is served; ask for "
+                "`lexical`"
             )
         return self.engine
 

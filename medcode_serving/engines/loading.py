@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from medcode_serving.base_models import LocalModel, resolve_base_model
-from medcode_serving.bundle import TRIES, Bundle
+from medcode_serving.bundle import GGUF, TRIES, Bundle, file_sha256
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.device import resolve_device
 from medcode_serving.engines.baseline import FrequencyPriorEngine
 from medcode_serving.engines.protocol import Engine
 from medcode_serving.errors import MedcodeError
+from medcode_serving.gguf_folder import EXPORT, TOKENIZER, read_gguf_manifest
 from medcode_serving.sections import sections_hash
 
 if TYPE_CHECKING:
@@ -70,14 +71,14 @@ def load_engine(
 
     Args:
         bundle: What to predict with.
-        settings: Its `model.engine` is `transformers` (the bundle's adapter, here), `litellm` (a server), or a
-            baseline that the bundle was measured beside.
+        settings: Its `model.engine` is `transformers` (the bundle's adapter, here), `llamacpp` (its GGUF file, here),
+            `litellm` (a server), or a baseline that the bundle was measured beside.
         cache: Folder of downloaded base models.
         shared_bases: Keeps base models for several adapters; None: the engine loads its own, which is a seventh faster.
 
     Raises:
-        MedcodeError: the base model, the adapter or the server's settings are not usable, or the bundle lacks the
-            baseline.
+        MedcodeError: the base model, the adapter, the GGUF file or the server's settings are not usable, or the bundle
+            lacks the baseline or the file.
     """
     chosen = settings.model.engine
     if chosen in BASELINES and chosen not in bundle.manifest.baselines:
@@ -105,6 +106,21 @@ def load_engine(
         from medcode_serving.engines.litellm import LiteLLMEngine
 
         return LiteLLMEngine(vocabulary, manifest.prompt, decoding, settings.remote)
+    trie_folders = (bundle.path / TRIES, settings.home / "cache" / TRIES)
+    if chosen == "llamacpp":
+        from medcode_serving.engines.llamacpp import LlamaCppEngine
+
+        return LlamaCppEngine(
+            gguf_file(bundle, settings.llamacpp.quantization),
+            bundle.path / GGUF / TOKENIZER,
+            vocabulary,
+            manifest.prompt,
+            decoding,
+            slots=settings.llamacpp.slots,
+            threads=settings.llamacpp.threads,
+            gpu_layers=settings.llamacpp.gpu_layers,
+            trie_folders=trie_folders,
+        )
 
     from medcode_serving.engines.shared_base import can_share
     from medcode_serving.engines.transformers import TransformersEngine
@@ -125,8 +141,30 @@ def load_engine(
         batch_size=settings.generation.batch_size,
         base_revision=base.revision,
         shared=shared,
-        trie_folders=(bundle.path / TRIES, settings.home / "cache" / TRIES),
+        trie_folders=trie_folders,
     )
+
+
+def gguf_file(bundle: Bundle, quantization: str | None) -> Path:
+    """Return a bundle's GGUF file, as it was when it was verified.
+
+    Args:
+        bundle: Whose.
+        quantization: Its number format; None: `medcode_serving.gguf_folder.SERVED_FIRST` says.
+
+    Raises:
+        MedcodeError: the bundle was not exported, or not in that format, or the folder is another bundle's, or the file
+            was changed since.
+    """
+    folder = bundle.path / GGUF
+    manifest = read_gguf_manifest(folder)
+    if manifest.version != bundle.manifest.version:
+        raise MedcodeError(f"{folder}: of bundle {manifest.version}; export this one: {EXPORT} --bundle {bundle.path}")
+    chosen = manifest.choose(quantization)
+    file = folder / chosen.file
+    if not file.is_file() or file_sha256(file) != chosen.sha256:
+        raise MedcodeError(f"{file}: missing, or changed since it was exported; export it anew: {EXPORT}")
+    return file
 
 
 def _vocabulary(bundle: Bundle, settings: "InferenceSettings") -> Vocabulary:

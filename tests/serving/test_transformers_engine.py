@@ -189,12 +189,12 @@ def test_a_free_answer_is_parsed(base_model, adapter, vocabulary) -> None:
     engine = make_engine(base_model, adapter, vocabulary)
     found = engine.predict(NOTES, options=[NoteOptions(constrained=False)] * len(NOTES))
     for note, prediction in zip(NOTES, found, strict=True):
-        ids = torch.tensor([engine._tokenizer(PromptTemplate().render(note))["input_ids"]])
+        ids = torch.tensor([engine._reader.tokenizer(PromptTemplate().render(note))["input_ids"]])
         out = engine._own.generate(ids, max_new_tokens=engine._max_answer_tokens, do_sample=False, pad_token_id=0)[
             0, ids.shape[1] :
         ]
         cut = bool(out[-1] != 0)
-        parsed = parse_answer(engine._tokenizer.decode(out if cut else out[:-1]), vocabulary, cut=cut)
+        parsed = parse_answer(engine._reader.tokenizer.decode(out if cut else out[:-1]), vocabulary, cut=cut)
         assert codes_of([prediction]) == [[vocabulary.codes[mention.index].code for mention in parsed.mentions[:4]]]
         assert prediction.dropped == parsed.dropped
 
@@ -204,16 +204,16 @@ def test_the_probability_of_a_free_answer_is_that_of_its_tokens(base_model, voca
     import torch
 
     engine = make_engine(base_model, None, vocabulary)
-    script = engine._tokenizer(" e11.9, I10 and Z99.9", add_special_tokens=False)["input_ids"] + [0]
-    logits = torch.zeros(len(script), len(engine._tokenizer))
+    script = engine._reader.tokenizer(" e11.9, I10 and Z99.9", add_special_tokens=False)["input_ids"] + [0]
+    logits = torch.zeros(len(script), len(engine._reader.tokenizer))
     logits[range(len(script)), script] = 5.0
     steps = iter(logits)
     hook = engine._own.lm_head.register_forward_hook(lambda module, inputs, output: next(steps).expand_as(output))
     (answer,) = engine.predict(["Fever."], options=[NoteOptions(constrained=False)])
     hook.remove()
-    token = math.exp(5) / (math.exp(5) + len(engine._tokenizer) - 1)
+    token = math.exp(5) / (math.exp(5) + len(engine._reader.tokenizer) - 1)
     # In this tokenizer the space is a token of its own, and no part of the code.
-    lengths = [len(engine._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("e11.9", "I10")]
+    lengths = [len(engine._reader.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("e11.9", "I10")]
     assert codes_of([answer]) == [["E11.9", "I10"]]
     assert probabilities_of([answer]) == pytest.approx([token**length for length in lengths])
     assert answer.dropped == 1
@@ -233,7 +233,7 @@ def test_a_long_note_is_read_in_windows(base_model, adapter, vocabulary) -> None
     note = LONG + "\n".join(NOTES)
     options = [NoteOptions(long_notes="windows", max_codes=limit) for limit in (None, 2)]
     whole, short = engine.predict([note, note], options=options)
-    texts = split_windows(engine._tokenizer, PromptTemplate(), note, 128)
+    texts = split_windows(engine._reader.tokenizer, PromptTemplate(), note, 128)
     assert whole.windows == short.windows == len(texts) > 2
     best: dict[str, float] = {}
     for code in (code for answer in engine.predict(texts) for code in answer.codes):

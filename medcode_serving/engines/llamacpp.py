@@ -1,0 +1,168 @@
+"""A bundle's GGUF file in llama.cpp, on this machine, writing constrained answers.
+
+llama.cpp's own way to hold a model to a language, a grammar, cannot forbid that a code comes twice, and says nothing of
+how sure the model was. So the server is asked for one decision after the other, over the same trie of codes that
+`TransformersEngine` uses: same answers, same probabilities, up to what the number format loses.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from medcode_serving.bundle import DecodingSettings
+from medcode_serving.codes.vocabulary import Vocabulary
+from medcode_serving.decoding import GreedyAnswers
+from medcode_serving.decoding.trie import Floats, Ints
+from medcode_serving.engines.llamacpp_server import LlamaCppServer
+from medcode_serving.engines.protocol import NoteOptions, Prediction
+from medcode_serving.engines.reading import NoteReader, Piece
+from medcode_serving.engines.transformers import load_tokenizer
+from medcode_serving.errors import MedcodeError
+from medcode_serving.prompts import PromptTemplate
+
+TOLD_TOKENS = 64
+"""Likeliest tokens whose probabilities a request asks for. An allowed one that is not among them counts nothing beside
+those that are; the likeliest allowed one is always told. 512 would take 7 ms more a decision."""
+
+_ALLOWED_BIAS = 1000.0
+"""Lifts the allowed tokens above all others, so that the server writes the likeliest of them. What it tells are the
+probabilities before any bias."""
+_NEXT_TO_NOTHING = -1e4
+
+
+class LlamaCppEngine:
+    """Answers `slots` notes side by side, each decision by one request; safe for use by one thread at a time."""
+
+    name = "llamacpp"
+
+    def __init__(
+        self,
+        file: Path,
+        tokenizer: Path,
+        vocabulary: Vocabulary,
+        prompt: PromptTemplate,
+        decoding: DecodingSettings,
+        *,
+        slots: int = 4,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        trie_folders: Sequence[Path] = (),
+    ) -> None:
+        """Load the model.
+
+        Args:
+            file: The GGUF file.
+            tokenizer: Folder of the base model's tokenizer.
+            vocabulary: The codes that can be predicted.
+            prompt: The words around a note, as in training.
+            decoding: Limits of prompt and answer.
+            slots: Notes that are answered side by side.
+            threads: CPU threads; None: as many as torch takes.
+            gpu_layers: Layers that a GPU holds.
+            trie_folders: Where tries are kept (`cached_trie`).
+
+        Raises:
+            MedcodeError: the extra `llamacpp` is not installed, llama.cpp does not load the file, or file, tokenizer
+                and limits do not fit together.
+        """
+        self._reader = NoteReader(load_tokenizer(tokenizer), vocabulary, prompt, decoding, trie_folders)
+        wanted = decoding.max_prompt_tokens + self._reader.answer_tokens(None)
+        self._server = LlamaCppServer(file, context_length=wanted, slots=slots, threads=threads, gpu_layers=gpu_layers)
+        try:
+            trained: dict[str, Any] = self._server.get("/v1/models")["data"][0]["meta"]
+            self._max_answer_tokens = self._reader.answer_tokens(min(wanted, trained["n_ctx_train"]))
+            self._refuse_other_tokenizer(file, tokenizer, trained["n_vocab"])
+        except MedcodeError:
+            self._server.close()
+            raise
+        # A note keeps its slot from decision to decision: there, its prompt has been read.
+        self._free_slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(slots):
+            self._free_slots.put(slot)
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="medcode-llamacpp")
+
+    def _refuse_other_tokenizer(self, file: Path, tokenizer: Path, vocabulary_size: int) -> None:
+        """Raise MedcodeError if the file does not split the prompt's own words as the tokenizer does."""
+        text = self._reader.prompt.render("Pt c/o SOB; [** 2150-3-14 **] ___ HR 112, 0.25 mcg/kg/min\n\n2. J18.9")
+        if self._server.tokenize(text) != self._reader.tokenizer(text)["input_ids"]:
+            raise MedcodeError(
+                f"{file}: splits text otherwise than the tokenizer in {tokenizer} ({vocabulary_size} tokens); "
+                "export the bundle anew: medcode export"
+            )
+
+    def predict(
+        self,
+        notes: Sequence[str],
+        *,
+        options: Sequence[NoteOptions] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
+        """Return the codes of each note in the order that the model wrote them; those of windows by probability.
+
+        Raises:
+            MedcodeError: llama.cpp gives no answer, or the model no finite numbers.
+        """
+        return self._reader.predict(notes, options, self._answers, on_progress)
+
+    def close(self) -> None:
+        """Give up the model."""
+        self._pool.shutdown(cancel_futures=True)
+        self._server.close()
+
+    def _answers(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Prediction]]:
+        futures = {self._pool.submit(self._in_a_slot, piece): piece for piece in pieces}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _in_a_slot(self, piece: Piece) -> Prediction:
+        slot = self._free_slots.get()
+        try:
+            return (self._constrained if piece.options.constrained else self._free)(piece, slot)
+        finally:
+            self._free_slots.put(slot)
+
+    def _constrained(self, piece: Piece, slot: int) -> Prediction:
+        limit = self._reader.limit(piece.options)
+        answers = GreedyAnswers(self._reader.trie, 1, max_codes=limit, max_tokens=self._max_answer_tokens)
+        tokens = piece.prompt
+        while not piece.options.ended():
+            _, allowed = answers.choices()
+            going_on, written = answers.choose(self._log_probabilities(tokens, allowed, slot), np.zeros(1))
+            if not len(going_on):
+                return self._reader.scored(answers.answers[0])
+            tokens = tokens + written[0].tolist()
+        return Prediction((), outcome="ended")
+
+    def _log_probabilities(self, tokens: list[int], allowed: Ints, slot: int) -> Floats:
+        """Return how likely each allowed token is to come next, of all tokens."""
+        bias = [[token, _ALLOWED_BIAS] for token in allowed.tolist()]
+        answer = self._server.complete(tokens, 1, n_probs=TOLD_TOKENS, logit_bias=bias, id_slot=slot)
+        written = answer["completion_probabilities"][0]
+        told = {entry["id"]: entry["logprob"] for entry in [*written["top_logprobs"], written]}
+        return np.array([told.get(token, _NEXT_TO_NOTHING) for token in allowed.tolist()])
+
+    def _free(self, piece: Piece, slot: int) -> Prediction:
+        """Answer without constraint; a note that ended since is still written to its end."""
+        if piece.options.ended():
+            return Prediction((), outcome="ended")
+        answer = self._server.complete(piece.prompt, self._max_answer_tokens, n_probs=1, id_slot=slot)
+        tokens: list[int] = answer["tokens"]
+        told = iter(answer["completion_probabilities"])
+        entry = next(told, None)
+        values: list[float | None] = []
+        for token in tokens:  # the server leaves out tokens that are half of a character
+            known = entry is not None and entry["id"] == token
+            values.append(entry["logprob"] if known and entry else None)
+            entry = next(told, None) if known else entry
+        cut = answer["stop_type"] == "limit"
+        if not cut:
+            tokens, values = tokens[:-1], values[:-1]
+        return self._reader.parsed(tokens, values, self._reader.limit(piece.options), cut=cut)
