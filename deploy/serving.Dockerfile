@@ -2,6 +2,7 @@
 #
 #   docker build -f deploy/serving.Dockerfile -t medcode-serving:0.1.0 .
 #   docker build -f deploy/serving.Dockerfile --build-arg TORCH=cuda -t medcode-serving:0.1.0-cuda .
+#   docker build -f deploy/serving.Dockerfile --build-arg EXTRAS=llamacpp -t medcode-serving:0.1.0-llamacpp .
 #
 # Packages come from pip's own index; name another with --build-arg PIP_INDEX_URL=… or PIP_EXTRA_INDEX_URL=… . PyPI
 # itself has torch for CUDA only: for TORCH=cpu add the index of CPU builds that torch's documentation names.
@@ -22,8 +23,10 @@ RUN torch="$(grep '^torch==' constraints.txt)" \
     && pip --python /opt/medcode/bin/python install "$torch" -c constraints.txt \
     && /opt/medcode/bin/python -c "import sys, torch; built = 'cuda' if torch.version.cuda else 'cpu'; \
 sys.exit(0 if built == '$TORCH' else f'TORCH=$TORCH was asked for, but the index has torch for {built}: name another')"
-RUN python -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+ARG EXTRAS=
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+extras = [project['optional-dependencies'][name] for name in '$EXTRAS'.split()]; \
+print(*sum(extras, project['dependencies']), sep='\n')" > requirements.txt \
     && pip --python /opt/medcode/bin/python install -r requirements.txt -c constraints.txt
 
 COPY README.md LICENSE ./
