@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from medcode_assets import cli_serving
+from medcode_assets import cli_export, cli_serving
+from medcode_assets.cli_options import (
+    BaseModel,
+    Config,
+    DropExisting,
+    MimicDir,
+    MimicDirIfAny,
+    Name,
+    NumPatients,
+    Release,
+    ReleaseIfAny,
+    Set,
+)
 from medcode_assets.cli_serving import Device, OutputDir
 from medcode_serving.errors import MedcodeError
 from medcode_serving.home import medcode_home
@@ -25,28 +37,6 @@ USER_MISTAKE = 2
 """Exit code for whatever the user can mend."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-
-MimicDir = Annotated[Path, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")]
-Release = Annotated[
-    str, typer.Option("--dataset-version", help="Release: mimic-iii, mimic-iv, or with its number: mimic-iv-3.1.")
-]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Name of this MIMIC version (its partition); from the folder if not given.")
-]
-NumPatients = Annotated[
-    int | None,
-    typer.Option("--num-patients", "--num-samples", min=0, help="Patients at most, those with a note first; 0: all."),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="Training settings; config/training-config.yaml if not given.")
-]
-BaseModel = Annotated[
-    str | None, typer.Option("--base-model", help="Hugging Face id, local folder, or `embedded` (ships with medcode).")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Any training setting, as section.field=value; repeatable.")
-]
-DropExisting = Annotated[bool, typer.Option("--drop-existing", help="Make everything anew, even if unchanged.")]
 
 
 def main() -> None:
@@ -145,22 +135,17 @@ def _stage_command(stage: str, purpose: str) -> None:
     app.command(stage, help=purpose)(command)
 
 
-_stage_command("run", "The whole job: from MIMIC's files to a published bundle and its GGUF file.")
+_stage_command("run", "The whole job: from MIMIC's files to a published bundle and its GGUF files.")
 _stage_command("prepare", "MIMIC's files to raw tables, cohort, facts, splits and examples.")
 _stage_command("tokenize", "`prepare`, and the examples to token ids.")
 _stage_command("search", "`tokenize`, and short trainings that look for better settings of the adapter.")
 _stage_command("train", "`tokenize`, and a LoRA adapter from them.")
-_stage_command("export", "`evaluate`, publish the bundle, and write its GGUF file.")
 
 
 @app.command()
 def evaluate(
-    mimic_dir: Annotated[
-        Path | None, typer.Option("--mimic-dir", help="Folder with MIMIC's CSV files, at any depth.")
-    ] = None,
-    dataset_version: Annotated[
-        str | None, typer.Option("--dataset-version", help="Release: mimic-iii, mimic-iv, or with its number.")
-    ] = None,
+    mimic_dir: MimicDirIfAny = None,
+    dataset_version: ReleaseIfAny = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -280,5 +265,6 @@ def ui(
     start_ui(output_dir or medcode_home(), host, port, config)
 
 
+app.add_typer(cli_export.app)
 app.add_typer(cli_serving.app)
 app.add_typer(cli_serving.keys, name="keys")

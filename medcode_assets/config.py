@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_serving.errors import MedcodeError
 from medcode_serving.layers import layered
 
@@ -320,9 +321,35 @@ class GateSettings(_Section):
 
 
 class ExportSettings(_Section):
-    """What is exported."""
+    """Which GGUF files are made, and how each is held against the model."""
 
-    file_type: Literal["f16", "f32", "q8_0"] = Field(default="f16", description="Number format of the GGUF file.")
+    quantizations: list[str] = Field(
+        default=["f16", "q8_0", "q4_k_m"],
+        min_length=1,
+        description=f"Number formats of the GGUF files, of {', '.join(QUANTIZATIONS)}.",
+    )
+    prompts: int = Field(
+        default=10, ge=1, description="Validation notes whose next-token distributions and greedy answers are compared."
+    )
+    f1_notes: int = Field(
+        default=100,
+        ge=0,
+        description="Validation notes on which file and model are scored; 0: micro F1 is not measured.",
+    )
+    most_f1_lost: float = Field(
+        default=0.03, ge=0, le=1, description="Micro F1 that a file may lose against the model and still be delivered."
+    )
+
+    @field_validator("quantizations")
+    @classmethod
+    def _known(cls, quantizations: list[str]) -> list[str]:
+        # Not a Literal: Dagster's launchpad knows no list of those.
+        for name in quantizations:
+            if name not in QUANTIZATIONS:
+                raise ValueError(f"unknown quantization {name!r}; choose from {', '.join(QUANTIZATIONS)}")
+        if len(set(quantizations)) < len(quantizations):
+            raise ValueError("a quantization is named twice")
+        return quantizations
 
 
 class LoggingSettings(_Section):

@@ -8,8 +8,8 @@ from medcode_serving.errors import MedcodeError
 
 
 @contextmanager
-def refusing_unwritable(target: Path) -> Iterator[None]:
-    """Turn what a full disk or a folder without permission raises into one line.
+def refusing_unwritable(target: Path, flag: str = "--output-dir") -> Iterator[None]:
+    """Turn what a full disk or a folder without permission raises into one line; `flag` names another folder.
 
     Raises:
         MedcodeError: names the target, the reason and the way out.
@@ -21,5 +21,5 @@ def refusing_unwritable(target: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise MedcodeError(
-            f"{target}: not written ({reason}); make room there, or name another folder with --output-dir"
+            f"{target}: not written ({reason}); make room there, or name another folder with {flag}"
         ) from None

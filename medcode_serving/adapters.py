@@ -242,7 +242,8 @@ def load_adapter_weights(peft_model: Any, adapter: Path) -> None:
 
     # Wrong keys would load without an error and leave the adapter at its start: ask what was not matched.
     result: Any = set_peft_model_state_dict(peft_model, load_file(adapter / ADAPTER_WEIGHTS))
-    missing = [key for key in result.missing_keys if "default" in key.split(".")]
+    parameters = dict(peft_model.named_parameters())  # one that tied modules share, once: as the file has it
+    missing = [key for key in result.missing_keys if key in parameters and "default" in key.split(".")]
     if lost := sorted({*missing, *result.unexpected_keys}):
         raise ValueError(
             f"{len(missing)} weights missing, {len(result.unexpected_keys)} without a counterpart, {lost[0]} for one"

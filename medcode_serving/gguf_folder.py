@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 
 GGUF_MANIFEST = "manifest.json"
@@ -76,3 +77,27 @@ def read_gguf_manifest(folder: Path) -> GgufManifest:
         raise MedcodeError(f"{file}: missing; export the bundle first: {EXPORT}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError):
         raise MedcodeError(f"{file}: not as this medcode writes it; export anew: {EXPORT}") from None
+
+
+def verify_folder(folder: Path) -> GgufManifest:
+    """Read a GGUF folder's manifest and compare every file with its checksum.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        MedcodeError: as `read_gguf_manifest`; or names the first file that is missing, unexpected or changed.
+    """
+    manifest = read_gguf_manifest(folder)
+    expected = {file.file: file.sha256 for file in manifest.files} | manifest.others
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    found.pop(GGUF_MANIFEST)
+    # Names first: a missing file is told before gigabytes are read.
+    for name in sorted(expected.keys() ^ found.keys()):
+        if name in expected:
+            raise MedcodeError(f"{folder / name}: missing; export anew: {EXPORT}")
+        raise MedcodeError(f"{folder / name}: no file of this export; remove it")
+    for name, sha256 in sorted(expected.items()):
+        if file_sha256(found[name]) != sha256:
+            raise MedcodeError(f"{folder / name}: changed since its export; export anew: {EXPORT}")
+    return manifest

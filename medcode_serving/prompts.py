@@ -84,7 +84,7 @@ def encode_prompts(
         ValueError: `max_tokens` leaves no room for the note beside instruction and answer header.
         MedcodeError: the tokenizer is no fast one.
     """
-    backend = _backend(tokenizer)
+    backend = backend_of(tokenizer)
     notes = [normalise_note(note) for note in notes]
     encoded = _encode(backend, [template.render(note) for note in notes], max_tokens)
     start = template.instruction.find("{note}")
@@ -104,7 +104,7 @@ def encode_completions(tokenizer: "PreTrainedTokenizerBase", completions: list[s
     end = tokenizer.eos_token_id
     return [
         [*encoding.ids, end]
-        for encoding in _backend(tokenizer).encode_batch_fast(completions, add_special_tokens=False)
+        for encoding in backend_of(tokenizer).encode_batch_fast(completions, add_special_tokens=False)
     ]
 
 
@@ -160,8 +160,11 @@ def whole_words(text: str, end: int) -> str:
     return kept[: max(space, 0)] if kept[: max(space, 0)].strip() else kept
 
 
-def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
-    """Return the tokenizer in Rust, which encodes a batch on all cores, set to neither cut nor pad."""
+def backend_of(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
+    """Return the tokenizer in Rust, which encodes a batch on all cores, set to neither cut nor pad.
+
+    A special token that a note spells out stays text: `<|endoftext|>` in a note would end it, for the model.
+    """
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise MedcodeError(
@@ -172,6 +175,7 @@ def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
+    backend.encode_special_tokens = True
     return backend
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medcode_serving.engines.protocol import Prediction, ScoredCode
-from medcode_serving.prompts import PromptTemplate, normalise_note
+from medcode_serving.prompts import PromptTemplate, backend_of, normalise_note
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -30,7 +30,7 @@ def split_windows(
     Raises:
         ValueError: `max_tokens` leaves no room for the note beside instruction and answer header.
     """
-    backend = tokenizer.backend_tokenizer
+    backend = backend_of(tokenizer)
     note = normalise_note(note)
     frame = len(backend.encode(template.render("")))
     encoding = backend.encode(note, add_special_tokens=False)

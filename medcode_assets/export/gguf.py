@@ -1,20 +1,23 @@
 """A merged model as one GGUF file, written tensor by tensor.
 
 The layout follows llama.cpp's own converter (convert_hf_to_gguf.py): matrices in the file's type, vectors
-(norms and biases) in f32. One tensor is in memory at a time.
+(norms and biases) in f32. Of a large tensor some rows at a time are in memory: rows are independent in every type.
 """
 
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
-from medcode_assets.export.families import Config, Family, family_of
+from medcode_assets.export.families import Config, Family, complete_config, family_of
+from medcode_assets.export.metadata import ModelMetadata
+from medcode_assets.export.quantizations import QuantizationName, quantization
 from medcode_assets.export.tokenizer import add_tokenizer, read_tokenizer
 from medcode_serving.errors import MedcodeError
 
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
-FileType = Literal["f32", "f16", "q8_0"]
 _HEADER_BYTES = 32 * 2**20  # tokens, merges and tensor table; Qwen2's 151,936 tokens take 6 MB
+_VALUES_AT_ONCE = 2**23
+_BEYOND_F16 = 65520  # is rounded to infinity
+_TAGS = ["text-generation", "medical-coding", "medcode"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,9 @@ class PlannedTensor:
     """One tensor of the file before its data is read."""
 
     source: str
-    """Name in the safetensors files."""
-    file: Path
+    """Name in the safetensors files; of a computed tensor its name in the GGUF file."""
+    file: Path | None
+    """None: computed from the config (`Family.extra_tensors`)."""
     name: str
     """Name in the GGUF file."""
     shape: tuple[int, ...]
@@ -56,9 +62,8 @@ def write_gguf(
     merged: Path,
     output: Path,
     *,
-    file_type: FileType = "f16",
-    name: str,
-    version: str,
+    file_type: QuantizationName = "f16",
+    metadata: ModelMetadata,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Convert a merged model folder to GGUF.
@@ -66,9 +71,8 @@ def write_gguf(
     Args:
         merged: Folder with config.json, safetensors and tokenizer files (`merge_adapter` writes it).
         output: The file to write; written aside and renamed.
-        file_type: `f16` (default), `f32` or `q8_0`.
-        name: `general.name`. Not one with "phi3": llama.cpp tokenizes otherwise then.
-        version: `general.version`, the bundle's version.
+        file_type: `f16` (default), `f32`, `bf16` or `q8_0`.
+        metadata: What the file says about itself.
         on_progress: Told (tensors written, tensors in all) after each tensor.
 
     Returns:
@@ -80,8 +84,8 @@ def write_gguf(
     """
     from gguf import GGUFWriter
 
-    if file_type not in get_args(FileType):
-        raise MedcodeError(f"GGUF file type {file_type!r} is not supported; one of {', '.join(get_args(FileType))}")
+    if quantization(file_type).by_llamacpp:
+        raise MedcodeError(f"{file_type}: llama.cpp's quantizer makes it from an f16 file; use quantize_gguf")
     config = read_config(merged)
     family = family_of(config)
     tokenizer = read_tokenizer(merged, config["vocab_size"])
@@ -91,9 +95,9 @@ def write_gguf(
     with _aside(output) as aside:
         writer = GGUFWriter(aside, family.architecture)
         try:
-            _add_metadata(writer, plan, file_type, name, version)
+            _add_metadata(writer, plan, file_type, metadata)
             family.add_parameters(writer, config)
-            add_tokenizer(writer, merged, tokenizer)
+            add_tokenizer(writer, merged, tokenizer, metadata.chat_template)
             _write_tensors(writer, plan, family, config, on_progress)
         finally:
             writer.close()
@@ -101,41 +105,46 @@ def write_gguf(
 
 
 def read_config(merged: Path) -> Config:
-    """Return a model folder's config.json.
+    """Return a model folder's config.json with every setting that its class in transformers has.
 
     Raises:
-        MedcodeError: there is none.
+        MedcodeError: there is none, it is no JSON, or transformers refuses a setting.
     """
+    file = merged / "config.json"
     try:
-        config: Config = json.loads((merged / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MedcodeError(f"{merged / 'config.json'}: missing; name the folder of a merged model") from None
-    return config
+        raise MedcodeError(f"{file}: missing; name the folder of a merged model") from None
+    except ValueError:
+        raise MedcodeError(f"{file}: no JSON; merge the adapter again") from None
+    return complete_config(config)
 
 
-def plan_tensors(merged: Path, config: Config, file_type: FileType) -> list[PlannedTensor]:
-    """List the tensors of the GGUF file in the order of the safetensors files, reading only their headers.
+def plan_tensors(merged: Path, config: Config, file_type: QuantizationName) -> list[PlannedTensor]:
+    """List the tensors of the GGUF file: computed ones, then those of the safetensors files in their order.
 
-    A tied output head is left out: llama.cpp uses the embedding then.
+    Only the files' headers are read. A tied output head is left out: llama.cpp uses the embedding then.
+
+    Args:
+        merged: The merged model's folder.
+        config: Its `read_config`.
+        file_type: A K-quant is planned as the f16 file that it is made from.
 
     Raises:
         MedcodeError: no weights, a truncated weight file, or a tensor that the architecture does not know.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
-    from safetensors import SafetensorError, safe_open
 
-    architecture = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}[family_of(config).architecture]
+    family = family_of(config)
+    architecture = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}[family.architecture]
     names = get_tensor_name_map(MODEL_ARCH(architecture), config["num_hidden_layers"])
-    plan = []
+    plan = [
+        PlannedTensor(name, None, name, data.shape, _tensor_type(data.shape, file_type))
+        for name, data in family.extra_tensors(config).items()
+    ]
     for file in _weight_files(merged):
-        try:
-            with safe_open(file, framework="pt") as weights:
-                names_in_file = list(weights.keys())
-                shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in names_in_file}
-        except SafetensorError:
-            raise MedcodeError(f"{file}: truncated or no safetensors file; merge the adapter again") from None
-        for source, shape in shapes.items():
-            if source == "lm_head.weight" and config.get("tie_word_embeddings"):
+        for source, shape in _shapes(file).items():
+            if source == "lm_head.weight" and config["tie_word_embeddings"]:
                 continue
             name = names.get_name(source, try_suffixes=(".weight", ".bias"))
             if name is None:
@@ -145,13 +154,28 @@ def plan_tensors(merged: Path, config: Config, file_type: FileType) -> list[Plan
 
 
 def load_tensor(tensor: PlannedTensor, family: Family, config: Config) -> "np.ndarray":
-    """Read one weight as fp32 [out, in] or [n], rearranged as its family asks."""
+    """Return one tensor as fp32 [out, in] or [n], rearranged as its family asks."""
+    import numpy as np
+
+    return np.concatenate(list(load_rows(tensor, family, config)))
+
+
+def load_rows(tensor: PlannedTensor, family: Family, config: Config) -> "Iterator[np.ndarray]":
+    """Give what `load_tensor` returns in parts, fp32 [some rows, in]: an embedding is a gigabyte as a whole."""
+    import numpy as np
     import torch
     from safetensors import safe_open
 
+    if tensor.file is None:
+        yield family.extra_tensors(config)[tensor.name]
+        return
     with safe_open(tensor.file, framework="pt") as weights:  # torch, because numpy knows no bfloat16
-        weight = weights.get_tensor(tensor.source).to(torch.float32).numpy()
-    return family.rearrange(tensor.source, weight, config)
+        weight = weights.get_tensor(tensor.source)  # still in the file, which is mapped into memory
+        order = family.rearrange(tensor.source, np.arange(len(weight))[:, None], config)[:, 0]
+        if not np.array_equal(order, np.arange(len(weight))):
+            weight = weight[torch.from_numpy(order)]
+        for rows in weight.tensor_split(math.ceil(weight.numel() / _VALUES_AT_ONCE)):
+            yield rows.to(torch.float32).numpy()
 
 
 def _weight_files(merged: Path) -> list[Path]:
@@ -167,11 +191,24 @@ def _weight_files(merged: Path) -> list[Path]:
     return files
 
 
-def _tensor_type(shape: tuple[int, ...], file_type: FileType) -> "GGMLQuantizationType":
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as weights:
+            names = list(weights.keys())
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in names}
+    except SafetensorError:
+        raise MedcodeError(f"{file}: truncated or no safetensors file; merge the adapter again") from None
+
+
+def _tensor_type(shape: tuple[int, ...], file_type: QuantizationName) -> "GGMLQuantizationType":
     from gguf import GGMLQuantizationType
 
     if len(shape) == 1 or file_type == "f32":
         return GGMLQuantizationType.F32
+    if file_type == "bf16":
+        return GGMLQuantizationType.BF16
     if file_type == "q8_0" and shape[-1] % 32 == 0:  # q8_0 packs 32 values of a row; llama.cpp falls back to f16 too
         return GGMLQuantizationType.Q8_0
     return GGMLQuantizationType.F16
@@ -195,29 +232,55 @@ def _aside(output: Path) -> Iterator[Path]:
         aside.replace(output)
     except OSError as error:
         raise MedcodeError(
-            f"{output}: cannot be written: {error.strerror}; make room or choose another folder"
+            f"{output}: cannot be written: {error.strerror or error}; make room or choose another folder"
         ) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def _add_metadata(
-    writer: "GGUFWriter", plan: list[PlannedTensor], file_type: FileType, name: str, version: str
+    writer: "GGUFWriter", plan: list[PlannedTensor], file_type: QuantizationName, metadata: ModelMetadata
 ) -> None:
-    from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
+    from gguf import GGML_QUANT_VERSION, GGUFType, size_label
 
-    parameters = sum(math.prod(tensor.shape) for tensor in plan)
-    types = {
-        "f32": LlamaFileType.ALL_F32,
-        "f16": LlamaFileType.MOSTLY_F16,
-        "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    }
-    writer.add_type("model")
-    writer.add_name(name)
-    writer.add_version(version)
-    writer.add_size_label(size_label(parameters, 0, 0, 0))
-    writer.add_file_type(types[file_type])
+    writer.add_type(GGUFType.MODEL)
+    writer.add_size_label(size_label(sum(math.prod(tensor.shape) for tensor in plan), 0, 0, 0))
+    writer.add_file_type(quantization(file_type).file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
+    add_general(writer, metadata)
+
+
+def add_general(writer: "GGUFWriter", metadata: ModelMetadata) -> None:
+    """Write where a model or an adapter comes from: `general.*` and `medcode.*`; an empty field is left out."""
+    organization, _, base = metadata.base_model.rpartition("/")
+    if not re.fullmatch(r"\w[\w.-]*", organization):  # a folder: where it lies is nobody's business
+        organization = ""
+    for add, value in (
+        # llama.cpp strips spaces around special tokens where the name says Phi-3.
+        (writer.add_name, re.sub(r"(?i)phi-?3", "Phi 3", metadata.name)),
+        (writer.add_version, metadata.version),
+        (writer.add_license, metadata.license),
+        (writer.add_description, metadata.intended_use),
+    ):
+        if value:
+            add(value)
+    if base:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, base)
+        if organization:
+            writer.add_base_model_organization(0, organization)
+        if metadata.base_revision:
+            writer.add_base_model_version(0, metadata.base_revision)
+    writer.add_tags(_TAGS)
+    for key, value in (
+        ("recipe", metadata.recipe),
+        ("bundle_version", metadata.version),
+        ("data_version", metadata.data_version),
+        ("base_model", f"{organization}/{base}" if organization else base),
+        ("base_revision", metadata.base_revision),
+    ):
+        if value:
+            writer.add_string(f"medcode.{key}", value)
 
 
 def _write_tensors(
@@ -228,19 +291,39 @@ def _write_tensors(
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     import numpy as np
-    from gguf import quants
 
     for tensor in plan:
         writer.add_tensor_info(tensor.name, tensor.byte_shape, np.dtype(np.uint8), tensor.nbytes, raw_dtype=tensor.type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    # GGUFWriter.write_tensor_data, which takes a tensor as a whole, in parts.
+    assert writer.fout is not None
+    file = writer.fout[0]
+    writer.write_padding(file, file.tell())
     for done, tensor in enumerate(plan, start=1):
-        weight = load_tensor(tensor, family, config)
-        with np.errstate(over="ignore"):
-            data = quants.quantize(weight, tensor.type)
-        if data.dtype == np.float16 and not np.isfinite(data).all():
-            raise MedcodeError(f"{tensor.source}: a weight is too large for f16 or not a number; export with f32")
-        writer.write_tensor_data(data.view(np.uint8))
+        for rows in load_rows(tensor, family, config):
+            file.write(_encoded(rows, tensor).data)
+        writer.write_padding(file, tensor.nbytes)
         if on_progress is not None:
             on_progress(done, len(plan))
+
+
+def _encoded(rows: "np.ndarray", tensor: PlannedTensor) -> "np.ndarray":
+    """Return some rows of a tensor in its type, as bytes."""
+    import numpy as np
+    import torch
+    from gguf import GGMLQuantizationType, quants
+
+    half = tensor.type == GGMLQuantizationType.F16
+    largest = max(rows.max(), -rows.min())
+    if not largest < (_BEYOND_F16 if half else math.inf):
+        raise MedcodeError(f"{tensor.source}: a weight is too large for f16 or not a number; export with f32")
+    # torch rounds as gguf.quants does (to the nearest, to even), five times as fast.
+    if half:
+        data = torch.from_numpy(rows).to(torch.float16).numpy()
+    elif tensor.type == GGMLQuantizationType.BF16:
+        data = torch.from_numpy(rows).to(torch.bfloat16).view(torch.int16).numpy()
+    else:
+        data = quants.quantize(rows, tensor.type)
+    return np.ascontiguousarray(data).view(np.uint8)

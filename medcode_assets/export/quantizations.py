@@ -42,11 +42,11 @@ QUANTIZATIONS: dict[str, Quantization] = {
     for found in (
         Quantization("f32", 0, Gate(kl=1e-8, top1=0.999, near_tie=0.01)),
         Quantization("f16", 1, Gate(kl=1e-5, top1=0.995, near_tie=0.05)),
-        Quantization("bf16", 32, Gate(kl=1e-3, top1=0.98, near_tie=0.5)),
+        Quantization("bf16", 32, Gate(kl=2e-4, top1=0.98, near_tie=0.2)),
         Quantization("q8_0", 7, Gate(kl=1e-3, top1=0.98, near_tie=0.5)),
         Quantization("q6_k", 18, Gate(kl=5e-3, top1=0.96, near_tie=1.0), by_llamacpp=True),
         Quantization("q5_k_m", 17, Gate(kl=1e-2, top1=0.94, near_tie=1.5), by_llamacpp=True),
-        Quantization("q4_k_m", 15, Gate(kl=5e-2, top1=0.90, near_tie=2.5), by_llamacpp=True),
+        Quantization("q4_k_m", 15, Gate(kl=5e-2, top1=0.85, near_tie=2.5), by_llamacpp=True),
     )
 }
 """By name, the most exact first."""

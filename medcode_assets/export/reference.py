@@ -1,8 +1,9 @@
 """What an exported file is compared with: the merged model in transformers, fp32."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from medcode_serving.engines.transformers import load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,7 +13,10 @@ class LanguageModel(Protocol):
     """What verification asks of a model, whichever program runs it."""
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text, with the special tokens that the tokenizer adds."""
+        """Return the token ids of a text, with the special tokens that the tokenizer adds.
+
+        Special tokens in the text stay text: a note could inject a turn.
+        """
         ...
 
     def greedy(self, prompt: list[int], new_tokens: int) -> list[int]:
@@ -28,18 +32,19 @@ class LanguageModel(Protocol):
 
 
 class TransformersModel:
-    """A causal language model in transformers, fp32 on the CPU: from a folder, or from a GGUF file."""
+    """A causal language model's folder in transformers, fp32 on the CPU.
 
-    def __init__(self, path: Path) -> None:
+    It remembers what it was asked: one model is held against several files, and its answers take the longest.
+    """
+
+    def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        gguf_file = path.name if path.suffix == ".gguf" else None
-        folder = os.fspath(path.parent if gguf_file else path)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file, local_files_only=True)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=gguf_file, dtype=torch.float32, local_files_only=True
-        ).eval()
+        self._greedy: dict[tuple[int, ...], list[int]] = {}
+        self._rows: dict[tuple[tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
+        self._tokenizer = load_tokenizer(folder)
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
     @property
     def context_length(self) -> int:
@@ -48,11 +53,17 @@ class TransformersModel:
 
     def tokenize(self, text: str) -> list[int]:
         """See `LanguageModel.tokenize`."""
-        ids: list[int] = self._tokenizer(text)["input_ids"]
+        ids: list[int] = self._tokenizer(text, split_special_tokens=True)["input_ids"]
         return ids
 
     def greedy(self, prompt: list[int], new_tokens: int) -> list[int]:
-        """See `LanguageModel.greedy`."""
+        """See `LanguageModel.greedy`; always of the same `new_tokens`."""
+        key = tuple(prompt)
+        if key not in self._greedy:
+            self._greedy[key] = self._continue(prompt, new_tokens)
+        return self._greedy[key]
+
+    def _continue(self, prompt: list[int], new_tokens: int) -> list[int]:
         import torch
         from transformers import GenerationConfig
 
@@ -66,6 +77,12 @@ class TransformersModel:
 
     def log_probabilities(self, tokens: list[int], positions: list[int]) -> "np.ndarray":
         """See `LanguageModel.log_probabilities`."""
+        key = tuple(tokens), tuple(positions)
+        if key not in self._rows:
+            self._rows[key] = self._log_softmax(tokens, positions)
+        return self._rows[key]
+
+    def _log_softmax(self, tokens: list[int], positions: list[int]) -> "np.ndarray":
         import torch
 
         with torch.inference_mode():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcode_serving.engines.transformers import load_tokenizer
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -12,16 +13,25 @@ if TYPE_CHECKING:
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_CL100K = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _BYTE_LEVEL = "ByteLevel"
+_DIGITS = "Digits, ByteLevel"
 
-PRE_TOKENIZERS: dict[str, tuple[str, bool]] = {
-    _QWEN2: ("qwen2", False),
-    _LLAMA3: ("llama-bpe", True),
-    _BYTE_LEVEL: ("gpt-2", False),
+PRE_TOKENIZERS: dict[tuple[str, bool], str] = {
+    (_QWEN2, False): "qwen2",
+    (_CL100K, True): "llama-bpe",
+    (_CL100K, False): "dbrx",
+    (_O200K, False): "gpt-4o",
+    (_BYTE_LEVEL, False): "gpt-2",
+    (_DIGITS, False): "smollm",
 }
-"""Split regex -> (llama.cpp's `tokenizer.ggml.pre`, whether llama.cpp then ignores merges for whole
-words)."""
+"""(Splitting rule, whether a word that is a token is kept without merging) -> `tokenizer.ggml.pre`, by which
+llama.cpp knows both (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
 
 _R1_BEGIN = "<｜begin▁of▁sentence｜>"
 
@@ -34,10 +44,16 @@ class GgufTokenizer:
     tokens: list[str]
     types: list[int]
     """gguf.TokenType of each token."""
+    adds_bos: bool
+    """Whether the tokenizer begins a text with its BOS token."""
+    adds_eos: bool
 
 
 def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
-    """Read tokenizer.json of a model folder.
+    """Read the tokenizer of a model folder as training loads it.
+
+    What tokenizer.json says is not what transformers does with every tokenizer class: Qwen2's and GPT-2's bring
+    their own splitting rule. What training saw is what counts.
 
     Args:
         folder: The model's folder.
@@ -51,14 +67,17 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
     from gguf import TokenType
 
     file = folder / "tokenizer.json"
-    try:
-        spec = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MedcodeError(f"{file}: missing; put the base model's tokenizer files there") from None
+    if not file.exists():
+        raise MedcodeError(f"{file}: missing; put the base model's tokenizer files there")
+    tokenizer = load_tokenizer(folder)
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    pre = _pre_tokenizer_name(file, spec)
     tokens = {index: token for token, index in spec["model"]["vocab"].items()}
     types = dict.fromkeys(tokens, int(TokenType.NORMAL))
-    for added in spec.get("added_tokens", ()):
+    for added in spec["added_tokens"]:
         control = added["special"] or _looks_special(added["content"])
+        if not control and (added["lstrip"] or added["rstrip"] or added["single_word"]):
+            raise MedcodeError(f"{file}: token {added['content']!r} takes spaces with it, which llama.cpp does not")
         tokens[added["id"]] = added["content"]
         types[added["id"]] = int(TokenType.CONTROL if control else TokenType.USER_DEFINED)
     if max(tokens) >= vocabulary_size:
@@ -67,15 +86,20 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
             "take the base model's own tokenizer"
         )
     ids = range(vocabulary_size)
+    begun: list[int] = tokenizer("A")["input_ids"]
     return GgufTokenizer(
-        pre=_pre_tokenizer_name(file, spec),
+        pre=pre,
         tokens=[tokens.get(index, f"[PAD{index}]") for index in ids],
         types=[types.get(index, int(TokenType.UNUSED)) for index in ids],
+        adds_bos=begun[0] == tokenizer.bos_token_id,
+        adds_eos=begun[-1] == tokenizer.eos_token_id,
     )
 
 
-def add_tokenizer(writer: "GGUFWriter", folder: Path, tokenizer: GgufTokenizer) -> None:
-    """Write tokens, merges, special tokens, add_bos and the chat template into a GGUF header."""
+def add_tokenizer(
+    writer: "GGUFWriter", folder: Path, tokenizer: GgufTokenizer, chat_template: str | None = None
+) -> None:
+    """Write tokens, merges, special tokens and the chat template (None: the folder's own) into a GGUF header."""
     from gguf import SpecialVocab
 
     writer.add_tokenizer_model("gpt2")  # GGUF's name of byte-level BPE
@@ -83,19 +107,11 @@ def add_tokenizer(writer: "GGUFWriter", folder: Path, tokenizer: GgufTokenizer) 
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
     special = SpecialVocab(folder, load_merges=True, n_vocab=len(tokenizer.tokens))
-    # Left out, llama.cpp decides by the pre-tokenizer's name; and what tokenizer_config.json says is not what
-    # transformers 5 does with every class. What training saw is what counts.
-    special.add_special_token["bos"] = _adds_bos(folder)
+    # Left out, llama.cpp decides by the pre-tokenizer's name; and the folder's files may say otherwise.
+    special.add_special_token |= {"bos": tokenizer.adds_bos, "eos": tokenizer.adds_eos}
+    if chat_template is not None:
+        special.chat_template = chat_template
     special.add_to_gguf(writer, quiet=True)
-
-
-def _adds_bos(folder: Path) -> bool:
-    """Tell whether the tokenizer, as training loads it, begins a text with its BOS token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ids: list[int] = tokenizer("A")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
 
 
 def _looks_special(token: str) -> bool:
@@ -108,35 +124,48 @@ def _looks_special(token: str) -> bool:
 
 def _pre_tokenizer_name(file: Path, spec: dict[str, Any]) -> str:
     """Return llama.cpp's name of the tokenizer's splitting rule (`tokenizer.ggml.pre`)."""
-    normalizer = spec.get("normalizer")
-    if spec["model"].get("type") != "BPE":
-        raise MedcodeError(f"{file}: a {spec['model'].get('type')} tokenizer; GGUF export knows byte-level BPE only")
+    model, normalizer, pre_tokenizer = spec["model"], spec["normalizer"], spec["pre_tokenizer"]
+    if model["type"] == "Unigram" or model.get("byte_fallback") or _kind(pre_tokenizer) == "Metaspace":
+        raise MedcodeError(
+            f"{file}: a SentencePiece tokenizer, as Llama 2, Mistral and Phi-3 have it; "
+            "GGUF export knows byte-level BPE only, choose another base"
+        )
+    if model["type"] != "BPE":
+        raise MedcodeError(f"{file}: a {model['type']} tokenizer; GGUF export knows byte-level BPE only")
     # llama.cpp does not normalise; prompts reach both in NFC (medcode_serving.prompts), so NFC changes
     # nothing.
     if normalizer not in (None, {"type": "NFC"}):
-        raise MedcodeError(f"{file}: normalizer {normalizer.get('type')!r} has no counterpart in llama.cpp")
-    rule = _splitting_rule(spec.get("pre_tokenizer"))
-    known = PRE_TOKENIZERS.get(rule or "")
-    if known is None or known[1] != bool(spec["model"].get("ignore_merges")):
+        raise MedcodeError(f"{file}: normalizer {_kind(normalizer)!r} has no counterpart in llama.cpp")
+    name = PRE_TOKENIZERS.get((_splitting_rule(pre_tokenizer) or "", bool(model.get("ignore_merges"))))
+    if name is None:
         raise MedcodeError(
             f"{file}: its pre_tokenizer is none that llama.cpp is known to split alike; "
-            "export supports the splitting rules of Qwen2, Llama 3 and GPT-2"
+            f"export supports those that llama.cpp calls {', '.join(PRE_TOKENIZERS.values())}"
         )
-    name = known[0]
-    begins = {added["content"] for added in spec.get("added_tokens", ())}
+    begins = {added["content"] for added in spec["added_tokens"]}
     return "deepseek-r1-qwen" if name == "qwen2" and _R1_BEGIN in begins else name
 
 
+def _kind(step: dict[str, Any] | None) -> str | None:
+    return None if step is None else step["type"]
+
+
 def _splitting_rule(pre_tokenizer: dict[str, Any] | None) -> str | None:
-    """Return the Split regex, `ByteLevel` for GPT-2's built-in one, or None if the steps are any others."""
+    """Return the Split regex, the names of a rule that has none, or None if the steps are any others."""
     if pre_tokenizer is None:
         return None
     match pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
             return _BYTE_LEVEL
         case [
-            {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
         ]:
+            return _DIGITS
+        # Every regex here matches any text, so that between its matches nothing is left to tell the two apart.
+        case [
+            {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": behavior, "invert": invert},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ] if (behavior, invert) in (("Isolated", False), ("Removed", True)):
             return regex
     return None

@@ -1,90 +1,65 @@
 """Proof that a GGUF file answers as the merged model does.
 
-Three questions, because each alone is blind to something (measured in shared/field/gguf.md): are the weights
-the merged ones (a forgotten LoRA, a corrupted tensor), does the tokenizer split alike (a wrong pre-tokenizer
-shows in nothing else), and does llama.cpp compute the same distributions from them (wrong rope, forgotten
-permutation)?
+Each question alone is blind to something (measured in shared/field/gguf.md): are the weights the merged ones (a
+forgotten LoRA, a corrupted tensor), is the fine-tune in each of them (one unmerged tensor is lost in the noise of
+4 bits), does the tokenizer split alike (a wrong pre-tokenizer shows in nothing else), does a chat window send the
+prompt of training, and does llama.cpp compute the same distributions (wrong rope, forgotten permutation)?
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
 
-from medcode_assets.export.llamacpp import LlamaCppModel, llamacpp_available
+from medcode_assets.export.llamacpp import LlamaCppModel
+from medcode_assets.export.quantizations import Gate, Quantization
 from medcode_assets.export.reference import LanguageModel, TransformersModel
-from medcode_assets.export.tensors import changed_tensors, read_file_type
+from medcode_assets.export.report import F1Comparison, GgufReport
+from medcode_assets.export.tensors import changed_tensors, fine_tune_kept, read_quantization, tensor_types
+from medcode_serving.engines.llamacpp_server import LlamaCppServer
 from medcode_serving.errors import MedcodeError
+from medcode_serving.prompts import PromptTemplate, normalise_note
 
 if TYPE_CHECKING:
     import numpy as np
 
-CLINICAL_SAMPLE = (
-    "Pt is a 67 y/o M w/ h/o T2DM, HTN & COPD; HR 112, BP 90/60, T 38.5 °C, SpO2 91% on 2L.",
-    "[** Known lastname **] was admitted on [** 2150-3-14 **] by Dr. ___, ___ Hospital.",
-    "Discharge Diagnosis:\n\n1. Pneumonia (J18.9)\n2. Sepsis\t(A41.9)\r\n\r\n\n   3. AKI -- resolved",
-    "Na 141, K+ 3.9, Cr 1.2->2.4 mg/dL; WBC 12.3*10^9/L; INR 2.5; dose 0.25mcg/kg/min x10d",
-    "Paciente de 81 años con disnea; naïve façade – “β-blocker” ≥ 25 µg … ½ ½",
-    "中文 한국어 🩺🫀 \u200b\u00a0 end  of   line    ",
-    "don't WE'LL they're I'd 's 'S 0331 744 V45.81 E849.0 0DTJ4ZZ 99213 1234567890",
-    "",
+CLINICAL_SAMPLE: tuple[str, ...] = tuple(
+    yaml.safe_load(resources.files(__package__).joinpath("clinical_sample.yaml").read_text("utf-8"))
 )
-"""Numbers, units, new lines, unicode, de-identification marks; invented, so that it may be shown."""
+"""Invented notes, some 60, that a tokenizer may split otherwise than another one."""
 
 _PROMPT_POSITIONS = 16
 _NEW_TOKENS = 32
 _MASS_TOLERANCE = 1e-3
+_KEPT = (0.8, 1.2)
+"""Share of the fine-tune that each changed tensor must hold: 1, give or take four standard errors of the tensors that
+`fine_tune_kept` judges (the least of some 200 is some three below 1); an unmerged tensor holds 0."""
+_SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+"""What chat windows put in front without being asked."""
 
 
 @dataclass(frozen=True)
-class Gate:
-    """How far a file type may be from the merged model; from the table of shared/field/gguf.md."""
+class _Weights:
+    """The tensors of the file against the merged model's."""
 
-    kl: float
-    """Mean KL divergence of the next-token distributions, nats."""
-    top1: float
-    """Share of positions with the same likeliest token."""
-    near_tie: float
-    """Greedy answers may part where the merged model preferred its token by less than this, nats."""
+    total: int
+    changed: list[str]
+    types: dict[str, int]
+    kept: tuple[float, str] | None
 
 
-GATES = {
-    "f32": Gate(kl=1e-8, top1=0.999, near_tie=0.01),
-    "f16": Gate(kl=1e-5, top1=0.995, near_tie=0.05),
-    "q8_0": Gate(kl=1e-3, top1=0.98, near_tie=0.5),
-}
+@dataclass(frozen=True)
+class _Texts:
+    """What the file makes of text."""
 
-
-class GgufReport(BaseModel):
-    """What was compared and what came out; holds no text of any prompt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-    file: str
-    file_type: str
-    size_bytes: int
-    verifier: str = Field(description="Which program ran the file: llama.cpp (the extra is installed) or transformers.")
-    tensors: int
-    changed_tensors: int
-    texts: int = Field(description="Prompts and clinical samples that were tokenized.")
-    token_mismatches: int = Field(description="Texts that the file's tokenizer splits otherwise.")
-    positions: int = Field(description="Next-token distributions that were compared.")
-    kl_mean: float = Field(description="Nats, merged model against file.")
-    kl_max: float
-    top1_agreement: float
-    max_log_probability_difference: float = Field(description="Over tokens of at least 0.1 % probability, nats.")
-    greedy_equal: int = Field(description="Prompts with equal greedy answers.")
-    greedy_total: int
-    seconds: float
-    problems: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether the file may be delivered."""
-        return not self.problems
+    total: int
+    mismatches: int
+    template_equal: bool | None
 
 
 @dataclass
@@ -104,42 +79,54 @@ def verify_gguf(
     merged: Path,
     prompts: Sequence[str],
     *,
+    base: Path | None = None,
+    prompt: PromptTemplate | None = None,
+    f1: F1Comparison | None = None,
+    most_f1_lost: float = 0.03,
+    reference: TransformersModel | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GgufReport:
-    """Compare a GGUF file with the merged model it was made from.
-
-    Runs the file in llama.cpp where the extra `llamacpp` is installed, and in transformers' own GGUF loader
-    otherwise: exact for Qwen2's weights, but no proof that llama.cpp reads them so. The report says which.
+    """Compare a GGUF file, run by llama.cpp, with the merged model it was made from, run by transformers in fp32.
 
     Args:
-        gguf_file: The exported file: f32, f16 or q8_0.
+        gguf_file: The exported file, in any of `QUANTIZATIONS`.
         merged: The merged model's folder.
         prompts: Rendered prompts (`PromptTemplate.render`), at least one; they reach no report.
+        base: The base model's folder, to tell how much of the fine-tune each tensor holds; None: not told.
+        prompt: Words around a note that the file's chat template must render; None: not compared.
+        f1: What `compare_f1` measured, if it did.
+        most_f1_lost: Micro F1 that the file may lose; more is a problem if it cannot be chance.
+        reference: The merged model, loaded; None: it is loaded here.
         on_progress: Told (prompts compared, prompts in all).
 
     Returns:
         The report; `passed` is what an asset check blocks on, `problems` says why not.
 
     Raises:
-        MedcodeError: the file cannot be read at all, or there are no prompts.
+        MedcodeError: the file cannot be read at all, llama.cpp is not installed, or there are no prompts.
     """
     started = time.monotonic()
     if not prompts or not all(prompts):
         raise MedcodeError("verifying a GGUF file needs prompts that are not empty; give some of validation")
-    file_type = read_file_type(gguf_file)
-    total, changed = changed_tensors(gguf_file, merged)
-    reference = TransformersModel(merged)
-    texts = [*CLINICAL_SAMPLE, *prompts]
+    quantization = read_quantization(gguf_file)
+    weights = _Weights(
+        *changed_tensors(gguf_file, merged),
+        tensor_types(gguf_file),
+        fine_tune_kept(gguf_file, merged, base) if base is not None else None,
+    )
+    reference = reference or TransformersModel(merged)
     encoded = _fitting_prompts(reference, prompts)
-    if llamacpp_available():
-        with LlamaCppModel(gguf_file, max(map(len, encoded)) + _NEW_TOKENS + 8) as model:
-            mismatches = _token_mismatches(reference, model, texts)
-            comparison = _compare(reference, model, encoded, on_progress)
-    else:
-        peer = TransformersModel(gguf_file)
-        mismatches = _token_mismatches(reference, peer, texts)
-        comparison = _compare(reference, peer, encoded, on_progress)
-    return _report(gguf_file, file_type, (total, changed), (len(texts), mismatches), comparison, started)
+    with LlamaCppModel(gguf_file, max(map(len, encoded)) + _NEW_TOKENS + 8) as model:
+        texts = _texts(reference, model, prompts, prompt)
+        comparison = _compare(reference, model, encoded, on_progress)
+    report = _report(gguf_file, quantization, weights, texts, comparison, f1)
+    problems = (
+        *_weight_problems(weights),
+        *_text_problems(texts),
+        *_answer_problems(report, quantization.gate, comparison.parted),
+        *_f1_problems(f1, most_f1_lost),
+    )
+    return report.model_copy(update={"problems": problems, "seconds": round(time.monotonic() - started, 2)})
 
 
 def _fitting_prompts(reference: TransformersModel, prompts: Sequence[str]) -> list[list[int]]:
@@ -148,8 +135,31 @@ def _fitting_prompts(reference: TransformersModel, prompts: Sequence[str]) -> li
     return [reference.tokenize(prompt)[:limit] for prompt in prompts]
 
 
-def _token_mismatches(reference: LanguageModel, model: LanguageModel, texts: list[str]) -> int:
-    return sum(reference.tokenize(text) != model.tokenize(text) for text in texts)
+def _texts(
+    reference: LanguageModel, model: LlamaCppModel, prompts: Sequence[str], prompt: PromptTemplate | None
+) -> _Texts:
+    """Compare tokens with those of training, and the chat template with its prompt."""
+    texts = [*map((prompt or PromptTemplate()).render, CLINICAL_SAMPLE), *prompts]
+    return _Texts(
+        total=len(texts),
+        mismatches=sum(reference.tokenize(text) != model.tokenize(text) for text in texts),
+        template_equal=None if prompt is None else _renders(model.server, prompt, CLINICAL_SAMPLE),
+    )
+
+
+def _renders(server: LlamaCppServer, prompt: PromptTemplate, notes: Sequence[str]) -> bool:
+    """Tell whether the file's chat template makes of a note the prompt of training.
+
+    Notes are given in NFC with ASCII blanks around them, which the template must take away: NFC and other blanks are
+    beyond Jinja. Each is asked for alone and after a system message, which training never saw and which must leave no
+    trace; llama.cpp puts it into the note if the template does not read it.
+    """
+    for note in map(normalise_note, notes):
+        asked = {"role": "user", "content": f" \t{note}\r\n\n"}
+        for messages in ([asked], [_SYSTEM, asked]):
+            if server.post("/apply-template", messages=messages)["prompt"] != prompt.render(note):
+                return False
+    return True
 
 
 def _compare(
@@ -248,53 +258,69 @@ def _largest_difference(expected: "np.ndarray", found: "np.ndarray") -> float:
 
 def _report(
     file: Path,
-    file_type: str,
-    tensors: tuple[int, list[str]],
-    tokens: tuple[int, int],
+    quantization: Quantization,
+    weights: _Weights,
+    texts: _Texts,
     comparison: _Comparison,
-    started: float,
+    f1: F1Comparison | None,
 ) -> GgufReport:
+    """Return what came out, before it is judged and timed."""
     import numpy as np
 
-    kl_mean, top1 = float(np.mean(comparison.kl)), float(np.mean(comparison.same_top))
     return GgufReport(
         file=file.name,
-        file_type=file_type,
+        quantization=quantization.name,
         size_bytes=file.stat().st_size,
-        verifier=_verifier(),
-        tensors=tensors[0],
-        changed_tensors=len(tensors[1]),
-        texts=tokens[0],
-        token_mismatches=tokens[1],
+        verifier=f"llama.cpp (xllamacpp {version('xllamacpp')})",
+        tensors=weights.total,
+        changed_tensors=len(weights.changed),
+        tensor_types=weights.types,
+        fine_tune_kept=None if weights.kept is None else weights.kept[0],
+        texts=texts.total,
+        token_mismatches=texts.mismatches,
+        template_equal=texts.template_equal,
         positions=len(comparison.kl),
-        kl_mean=kl_mean,
+        kl_mean=float(np.mean(comparison.kl)),
         kl_max=float(np.max(comparison.kl)),
-        top1_agreement=top1,
+        top1_agreement=float(np.mean(comparison.same_top)),
         max_log_probability_difference=float(np.max(comparison.differences)),
         greedy_equal=comparison.greedy_equal,
         greedy_total=comparison.greedy_equal + len(comparison.parted),
-        seconds=round(time.monotonic() - started, 2),
-        problems=tuple(_problems(GATES[file_type], tensors, tokens, kl_mean, top1, comparison.parted)),
+        f1=f1,
+        seconds=0,
     )
 
 
-def _problems(
-    gate: Gate,
-    tensors: tuple[int, list[str]],
-    tokens: tuple[int, int],
-    kl_mean: float,
-    top1: float,
-    parted: list[tuple[int, float]],
-) -> list[str]:
+def _weight_problems(weights: _Weights) -> list[str]:
     problems = []
-    if changed := tensors[1]:
-        problems.append(f"{len(changed)} of {tensors[0]} tensors are not the merged model's, {changed[0]} for one")
-    if tokens[1]:
-        problems.append(f"{tokens[1]} of {tokens[0]} texts are tokenized otherwise than in training")
-    if not kl_mean <= gate.kl:  # so that NaN is a problem
-        problems.append(f"next-token distributions differ: KL {kl_mean:.2g}, at most {gate.kl:.0e} is expected")
-    if not top1 >= gate.top1:
-        problems.append(f"the likeliest token differs too often: top-1 agreement {top1:.4f}, expected {gate.top1}")
+    if changed := weights.changed:
+        problems.append(f"{len(changed)} of {weights.total} tensors are not the merged model's, {changed[0]} for one")
+    low, high = _KEPT
+    if weights.kept is not None and not low <= weights.kept[0] <= high:
+        share, name = weights.kept
+        problems.append(
+            f"tensor {name} holds {share:.1%} of what the fine-tune changed, {low:.0%} to {high:.0%} is expected"
+        )
+    return problems
+
+
+def _text_problems(texts: _Texts) -> list[str]:
+    problems = []
+    if texts.mismatches:
+        problems.append(f"{texts.mismatches} of {texts.total} texts are tokenized otherwise than in training")
+    if texts.template_equal is False:
+        problems.append("the chat template does not render the prompt of training")
+    return problems
+
+
+def _answer_problems(report: GgufReport, gate: Gate, parted: list[tuple[int, float]]) -> list[str]:
+    problems = []
+    if not report.kl_mean <= gate.kl:  # so that NaN is a problem
+        problems.append(f"next-token distributions differ: KL {report.kl_mean:.2g}, at most {gate.kl:.0e} is expected")
+    if not report.top1_agreement >= gate.top1:
+        problems.append(
+            f"the likeliest token differs too often: top-1 agreement {report.top1_agreement:.4f}, expected {gate.top1}"
+        )
     clear = [number for number, preference in parted if not preference <= gate.near_tie]
     if clear:
         problems.append(
@@ -303,9 +329,8 @@ def _problems(
     return problems
 
 
-def _verifier() -> str:
-    from importlib.metadata import version
-
-    if llamacpp_available():
-        return f"llama.cpp (xllamacpp {version('xllamacpp')})"
-    return f"transformers {version('transformers')}"
+def _f1_problems(f1: F1Comparison | None, most_lost: float) -> list[str]:
+    if f1 is None or f1.loss <= most_lost or f1.low <= 0:
+        return []
+    interval = f"95 % interval of the loss {f1.low:.4f} to {f1.high:.4f}"
+    return [f"micro F1 falls from {f1.merged:.4f} to {f1.file:.4f} ({interval}); at most {most_lost} may be lost"]

@@ -16,7 +16,8 @@ from medcode_assets.recipes.evaluation_assets import (
     report_asset,
     untuned_base_asset,
 )
-from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset, gguf_asset
+from medcode_assets.recipes.export_asset import gguf_asset
+from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.recipes.search_asset import search_asset
 

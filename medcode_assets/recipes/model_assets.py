@@ -1,11 +1,10 @@
-"""Dagster assets of a recipe from its tokens on: adapter, evaluation, bundle, gguf."""
+"""Dagster assets of a recipe from its tokens on: adapter, bundle."""
 
 import dagster as dg
 
 from medcode_assets.artifacts import made, required
 from medcode_assets.config import (
     GATES,
-    ExportSettings,
     GateSettings,
     LoggingSettings,
     LoraSettings,
@@ -33,7 +32,6 @@ from medcode_assets.recipes.bundling import (
     refuse_mismatch,
     refuse_other_linear,
 )
-from medcode_assets.recipes.exporting import export_gguf, exported, sample_prompts
 from medcode_assets.recipes.fitting import (
     adapter_fingerprint,
     alone_in,
@@ -58,7 +56,6 @@ from medcode_serving.bundle import (
     Gate,
     is_published,
     latest_version,
-    open_bundle,
 )
 
 
@@ -230,64 +227,3 @@ def _gate_result(gate: Gate) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN if gate.relaxed else dg.AssetCheckSeverity.ERROR,
         metadata={"reason": gate.reason, "relaxed": gate.relaxed},
     )
-
-
-def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
-    """The merged model as one GGUF file."""
-    key = dg.AssetKey([recipe.name, "gguf"])
-
-    @dg.asset(
-        key=key,
-        group_name=recipe.name,
-        partitions_def=recipe.partitions,
-        deps=[[recipe.name, "bundle"]],
-        pool=GPU,
-        code_version="1",
-        check_specs=[
-            check_each_version(
-                key,
-                "answers_like_the_merged_model",
-                "Weights, tokenization and next-token distributions equal the merged model's.",
-                blocking=True,
-                partitions=recipe.partitions,
-            ),
-        ],
-    )
-    @launched_with("gguf", settings)
-    def gguf(
-        context: dg.AssetExecutionContext,
-        config: LaunchConfig,
-        home: Home,
-        warehouse: Warehouse,
-    ) -> dg.MaterializeResult:
-        """The merged model for llama.cpp, LM Studio and Ollama, in the bundle's gguf/ folder."""
-        partition = context.partition_key
-        base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
-        file_type = read(config, "export", ExportSettings).file_type
-        evaluated = required(home.artifact(recipe.name, partition, "evaluation"), f"{recipe.name}/evaluation")
-        version = bundle_version(partition, base, evaluated)
-        bundle = open_bundle(home.bundles / recipe.name / version)
-        manifest = None if config.drop_existing else exported(bundle, file_type)
-        unchanged = manifest is not None
-        if manifest is None:
-            with warehouse.connect(context, read_only=True) as con:
-                prompts = sample_prompts(con, bundle, base)
-            manifest = export_gguf(bundle, base, file_type, prompts)
-        verification = manifest["verification"]
-        return dg.MaterializeResult(
-            metadata={
-                "file": dg.MetadataValue.path(bundle.path / "gguf" / manifest["file"]),
-                "sha256": manifest["sha256"],
-                "megabytes": round(manifest["size_bytes"] / 1e6, 1),
-                "verification": dg.MetadataValue.json(verification),
-                "unchanged": unchanged,
-            },
-            data_version=dg.DataVersion(manifest["sha256"]),
-            check_results=[
-                dg.AssetCheckResult(
-                    passed=not verification["problems"], metadata={"problems": "; ".join(verification["problems"])}
-                )
-            ],
-        )
-
-    return gguf

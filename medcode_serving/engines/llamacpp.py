@@ -25,13 +25,14 @@ from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
 TOLD_TOKENS = 64
-"""Likeliest tokens whose probabilities a request asks for. An allowed one that is not among them counts nothing beside
-those that are; the likeliest allowed one is always told. 512 would take 7 ms more a decision."""
+"""Likeliest tokens whose probabilities a request asks for; 512 would take 7 ms more a decision."""
+UNTOLD_SHARE = 1e-3
+"""So much of what is allowed may lie on tokens that were not told; else they are asked for."""
 
-_ALLOWED_BIAS = 1000.0
-"""Lifts the allowed tokens above all others, so that the server writes the likeliest of them. What it tells are the
-probabilities before any bias."""
-_NEXT_TO_NOTHING = -1e4
+_ALLOWED_BIAS = 250.0
+"""Lifts the allowed tokens above all others, so that the server writes the likeliest of them. A greater one would round
+their logits, which are in f32."""
+_TINY = 1e-30
 
 
 class LlamaCppEngine:
@@ -145,9 +146,30 @@ class LlamaCppEngine:
         """Return how likely each allowed token is to come next, of all tokens."""
         bias = [[token, _ALLOWED_BIAS] for token in allowed.tolist()]
         answer = self._server.complete(tokens, 1, n_probs=TOLD_TOKENS, logit_bias=bias, id_slot=slot)
-        written = answer["completion_probabilities"][0]
+        written = answer["completion_probabilities"][0]  # told before any bias
         told = {entry["id"]: entry["logprob"] for entry in [*written["top_logprobs"], written]}
-        return np.array([told.get(token, _NEXT_TO_NOTHING) for token in allowed.tolist()])
+        values = np.array([told.get(token, -np.inf) for token in allowed.tolist()])
+        untold = np.isinf(values).sum() * np.exp(min(entry["logprob"] for entry in written["top_logprobs"]))
+        if untold > UNTOLD_SHARE * np.exp(values).sum():
+            shares = self._shares(tokens, bias, slot)
+            best = np.log(shares[written["id"]])
+            values = np.array([np.log(shares.get(token, 0.0) or _TINY) for token in allowed.tolist()])
+            return values - best + written["logprob"]
+        return np.maximum(values, np.log(_TINY))
+
+    def _shares(self, tokens: list[int], bias: list[list[float]], slot: int) -> dict[int, float]:
+        """Return the probabilities of the allowed tokens, of these alone."""
+        answer = self._server.complete(
+            tokens,
+            1,
+            n_probs=len(bias),
+            logit_bias=bias,
+            id_slot=slot,
+            post_sampling_probs=True,
+            samplers=["temperature"],
+            temperature=1.0,
+        )
+        return {entry["id"]: entry["prob"] for entry in answer["completion_probabilities"][0]["top_probs"]}
 
     def _free(self, piece: Piece, slot: int) -> Prediction:
         """Answer without constraint; a note that ended since is still written to its end."""

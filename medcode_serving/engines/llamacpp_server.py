@@ -109,16 +109,8 @@ class LlamaCppServer:
 
     def complete(self, prompt: list[int] | str, new_tokens: int, **options: Any) -> dict[str, Any]:
         """Continue a prompt greedily; `tokens` of the answer holds the ids. Raises as `post` does."""
-        return self.post(
-            "/completion",
-            prompt=prompt,
-            n_predict=new_tokens,
-            temperature=0,
-            repeat_penalty=1.0,
-            return_tokens=True,
-            cache_prompt=True,
-            **options,
-        )
+        plain = {"temperature": 0, "repeat_penalty": 1.0, "return_tokens": True, "cache_prompt": True}
+        return self.post("/completion", prompt=prompt, n_predict=new_tokens, **(plain | options))
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text; special tokens in it stay text: a note could inject a turn."""

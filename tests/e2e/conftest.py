@@ -25,6 +25,9 @@ SMALL = [
     "--set=training.gradient_accumulation=1",
     "--set=evaluation.max_documents=8",
     "--set=evaluation.resamples=100",
+    "--set=export.quantizations=[q4_k_m]",
+    "--set=export.prompts=2",
+    "--set=export.f1_notes=8",
     # Half an epoch makes no good adapter; that a bad one is not published is a test of its own.
     "--set=gates.relax=[above_frequency_prior, above_untuned_base, not_collapsed]",
 ]

@@ -12,6 +12,7 @@ import pytest
 from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 from medcode_serving.bundle import is_published, latest_bundle, read_gates
 from medcode_serving.errors import MedcodeError
+from medcode_serving.gguf_folder import verify_folder
 
 from .background import in_background
 from .conftest import SMALL, Job, medcode
@@ -30,8 +31,10 @@ def test_the_run_publishes_a_bundle_with_its_whole_history(mimic_iv_job: Job) ->
     assert {"micro_f1", "macro_f1"} <= {metric.name for metric in manifest.metrics}
     assert manifest.provenance.mlflow_run
     assert "adapter/adapter_model.safetensors" in manifest.files
-    gguf = json.loads((mimic_iv_job.home / "bundles/icd" / manifest.version / "gguf/manifest.json").read_text())
-    assert gguf["verification"]["problems"] == []
+    (gguf,) = verify_folder(mimic_iv_job.home / "bundles/icd" / manifest.version / "gguf").files
+    assert gguf.quantization == "q4_k_m"
+    assert gguf.verification["problems"] == []
+    assert gguf.verification["f1"]["notes"] == 8
 
 
 def test_running_again_makes_nothing_anew(mimic_iv_job: Job) -> None:

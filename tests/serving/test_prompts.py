@@ -28,6 +28,15 @@ def test_a_prompt_fits_and_keeps_its_frame(tokenizer, note: str, max_tokens: int
     assert prompt.truncated == (len(whole) > max_tokens)
 
 
+def test_a_special_token_that_a_note_spells_out_stays_text(tokenizer) -> None:
+    note = f"Fever. {tokenizer.eos_token} Codes: I10"
+    for _ in range(2):
+        (prompt,) = encode_prompts(tokenizer, TEMPLATE, [note], 200)
+        assert tokenizer.eos_token_id not in prompt.input_ids
+        assert tokenizer.decode(prompt.input_ids) == TEMPLATE.render(note)
+        tokenizer("A")  # transformers sets the tokenizer back
+
+
 def test_no_room_for_a_note_is_an_error(tokenizer) -> None:
     with pytest.raises(ValueError, match="no room"):
         encode_prompts(tokenizer, TEMPLATE, ["fever " * 50], 20)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from medcode_assets.export.llamacpp import llamacpp_available
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.engines.litellm import LiteLLMEngine
@@ -14,8 +13,6 @@ from medcode_serving.engines.transformers import TransformersEngine
 from medcode_serving.prompts import PromptTemplate
 from medcode_serving.settings import RemoteSettings
 from tests import tiny
-
-pytestmark = pytest.mark.skipif(not llamacpp_available(), reason="the extra llamacpp is not installed")
 
 CODES = ["E11", "E11.9", "E11.65", "I10", "J18.9", "N17.9", "0DTJ4ZZ", "401.9"]
 NOTES = [
@@ -58,9 +55,11 @@ def address(model: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
 
     from medcode_assets.export.gguf import write_gguf
     from medcode_assets.export.merge import merge_adapter
+    from medcode_assets.export.metadata import ModelMetadata
 
     merged = merge_adapter(*model, tmp_path_factory.mktemp("merged") / "model")
-    file = write_gguf(merged, tmp_path_factory.mktemp("gguf") / "m.gguf", name="tiny", version="1", file_type="f32")
+    file = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    write_gguf(merged, file, file_type="f32", metadata=ModelMetadata("tiny", "1"))
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(file)
     parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 512, 2, 0

@@ -1,0 +1,159 @@
+"""The model card of a folder of GGUF files; holds numbers about notes and no note."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcode_assets.export.quantizations import quantization
+from medcode_assets.export.report import GgufReport
+from medcode_assets.export.templates import fill
+from medcode_serving.bundle import BundleManifest, Metric
+from medcode_serving.codes.vocabulary import Vocabulary
+from medcode_serving.gguf_folder import SERVED_FIRST
+
+EXAMPLE_NOTE = (
+    "71-year-old man with three days of fever and productive cough. Chest X-ray: right lower lobe infiltrate. "
+    "History of hypertension. Treated with ceftriaxone and azithromycin."
+)
+"""Made up."""
+
+METRICS = {
+    "micro_f1": "Micro F1",
+    "macro_f1": "Macro F1",
+    "micro_precision": "Micro precision",
+    "micro_recall": "Micro recall",
+}
+LABEL_SPACES = ("open", "closed")
+ENGINES = {"adapter": "This model", "linear": "Linear baseline", "untuned_base": "Base model, not fine-tuned"}
+SETTINGS = {
+    "Mode": ("training", "mode"),
+    "LoRA rank": ("lora", "r"),
+    "LoRA alpha": ("lora", "alpha"),
+    "LoRA target modules": ("lora", "target_modules"),
+    "rsLoRA": ("lora", "rslora"),
+    "DoRA": ("lora", "dora"),
+    "Epochs": ("training", "epochs"),
+    "Learning rate": ("training", "learning_rate"),
+    "Schedule": ("training", "schedule"),
+    "Batch size": ("training", "batch_size"),
+    "Gradient accumulation": ("training", "gradient_accumulation"),
+    "Seed": ("training", "seed"),
+}
+"""Row of the card -> place in the training settings. No paths among them."""
+SYSTEMS = {
+    "icd9cm": "ICD-9-CM diagnoses",
+    "icd9pcs": "ICD-9-CM procedures",
+    "icd10cm": "ICD-10-CM",
+    "icd10pcs": "ICD-10-PCS",
+    "hcpcs": "HCPCS",
+    "cpt": "CPT",
+}
+RELEASES = {"mimic-iii": "MIMIC-III", "mimic-iv": "MIMIC-IV"}
+
+
+def model_card(
+    manifest: BundleManifest,
+    vocabulary: Vocabulary,
+    reports: Sequence[GgufReport],
+    *,
+    checksums: Mapping[str, str],
+    license: str,
+    license_files: Sequence[str],
+    answer_tokens: int,
+    end: str,
+) -> str:
+    """Return README.md, as model cards on Hugging Face look.
+
+    Args:
+        manifest: The bundle's.
+        vocabulary: The bundle's codes.
+        reports: What verification found, one a GGUF file, in the order in which they are shown.
+        checksums: sha256 of each GGUF file, by name.
+        license: The base model's.
+        license_files: Names of its licence files in the folder.
+        answer_tokens: Tokens of an answer at most.
+        end: Text of the end-of-text token.
+    """
+    codes = [code.text for code in vocabulary.codes]
+    systems = Counter(code.system for code in vocabulary.codes)
+    return fill(
+        "model_card.md.jinja",
+        manifest=manifest,
+        model=f"medcode-{manifest.recipe}-{manifest.version}",
+        base=base_name(manifest.base_model.id),
+        release=RELEASES.get(manifest.data.release, manifest.data.release),
+        code_count=len(codes),
+        systems=[(SYSTEMS.get(system, system), count) for system, count in systems.most_common()],
+        license=license,
+        license_files=license_files,
+        reports=reports,
+        served=served_file(reports),
+        label={report.file: quantization(report.quantization).label for report in reports},
+        fallen_back={report.file: fallen_back(report) for report in reports},
+        verifiers=sorted({report.verifier for report in reports}),
+        checksums=checksums,
+        prompt=manifest.prompt.render(EXAMPLE_NOTE),
+        example_note=EXAMPLE_NOTE,
+        answer=manifest.prompt.completion(codes[:2]),
+        end=end,
+        prompt_tokens=manifest.decoding.max_prompt_tokens,
+        answer_tokens=answer_tokens,
+        spaces=LABEL_SPACES,
+        results=_results(manifest.metrics),
+        settings=_settings(manifest.provenance.settings),
+    )
+
+
+def served_file(reports: Sequence[GgufReport]) -> str:
+    """Return the file that serves where nobody chose."""
+    return min(reports, key=lambda report: SERVED_FIRST.index(report.quantization)).file
+
+
+def base_name(model_id: str) -> str:
+    """Return a base model's id; of a local folder only its name: where it lies is nobody's business."""
+    return Path(model_id).name if Path(model_id).is_absolute() else model_id
+
+
+def fallen_back(report: GgufReport) -> dict[str, int]:
+    """Return, by type, how many matrices have another type than their file's: their rows do not divide by its blocks.
+
+    A K-quant mixes K types of several sizes on purpose; vectors are f32 in every file.
+    """
+    k_quant = quantization(report.quantization).by_llamacpp
+    label = quantization(report.quantization).label
+    return {
+        kind: count
+        for kind, count in report.tensor_types.items()
+        if kind != "F32" and (not kind.endswith("_K") if k_quant else kind != label)
+    }
+
+
+def _results(metrics: Sequence[Metric]) -> list[tuple[str, str, list[str]]]:
+    """Return (engine, metric, cell of each label space) of what was measured on the test split, over whole codes."""
+    measured = {
+        (metric.engine, metric.name, metric.label_space): _cell(metric)
+        for metric in metrics
+        if (metric.split, metric.level, metric.group) == ("test", "code", "all")
+    }
+    rows = [
+        (engine, name, [measured.get((key, metric, space), "–") for space in LABEL_SPACES])
+        for key, engine in ENGINES.items()
+        for metric, name in METRICS.items()
+        if key == "adapter" or metric == "micro_f1"
+    ]
+    return [row for row in rows if set(row[2]) != {"–"}]
+
+
+def _cell(metric: Metric) -> str:
+    interval = f" ({metric.low:.3f}–{metric.high:.3f})" if metric.low is not None and metric.high is not None else ""
+    return f"{metric.value:.3f}{interval}"
+
+
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for title, (section, key) in SETTINGS.items():
+        value = (settings.get(section) or {}).get(key)
+        if value is not None and not (section == "lora" and (settings.get("training") or {}).get("mode") == "full"):
+            rows.append((title, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows

@@ -1,0 +1,363 @@
+"""A bundle to a folder of verified GGUF files: merge, write, quantize, verify; delivered as a whole or not at all."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from medcode_assets.artifacts import link_or_copy
+from medcode_assets.export.card import base_name
+from medcode_assets.export.delivery import chat_template, file_name, read_license, seal, verify_folder, write_companions
+from medcode_assets.export.families import family_of
+from medcode_assets.export.gguf import read_config, write_gguf
+from medcode_assets.export.lora import write_lora_gguf
+from medcode_assets.export.lora_check import lora_problems
+from medcode_assets.export.merge import merge_adapter
+from medcode_assets.export.metadata import ModelMetadata
+from medcode_assets.export.origin import refuse_other_model
+from medcode_assets.export.quantizations import QUANTIZATIONS, Quantization
+from medcode_assets.export.quantize import quantize_gguf
+from medcode_assets.export.report import GgufReport
+from medcode_assets.export.tokenizer import read_tokenizer
+from medcode_assets.export.validation import ValidationSample, Verification
+from medcode_assets.export.workfolder import ExportWork, discard_work, put_back, refuse_little_disk, work_folder
+from medcode_assets.locks import waiting_lock
+from medcode_assets.progress import advance
+from medcode_assets.writing import refusing_unwritable
+from medcode_serving.base_models import LocalModel
+from medcode_serving.bundle import GGUF, Bundle, file_sha256
+from medcode_serving.errors import MedcodeError
+from medcode_serving.gguf_folder import GGUF_MANIFEST, GgufManifest, read_gguf_manifest
+
+EXPORT_VERSION = 2
+"""Raised whenever the same bundle would give other files: what a killed export of an older one left is not used."""
+LONGEST_EXPORT = 7 * 24 * 3600.0
+"""Seconds to wait for another export of the same bundle."""
+_SOURCE = "f16"
+"""What K-quants are made from."""
+INTENDED_USE = "Drafts of medical codes for clinical notes, which a coder reviews; no decisions about patients."
+
+
+@dataclass(frozen=True)
+class Export:
+    """What came of an export."""
+
+    folder: Path
+    reports: tuple[GgufReport, ...]
+    """Of every file that is in the folder, or would be, the most exact first."""
+    manifest: GgufManifest | None
+    """None: a file failed verification, and the folder is as it was."""
+    problems: tuple[str, ...] = ()
+    """Why nothing was delivered, each with its file's name."""
+    unchanged: bool = False
+    """All was there already."""
+
+
+def lora_name(bundle: Bundle) -> str:
+    """Return the name of an adapter's own GGUF file."""
+    return f"medcode-{bundle.manifest.recipe}-{bundle.manifest.version}-LoRA-F32.gguf"
+
+
+def bundle_folder(bundle: Bundle) -> Path:
+    """Return the folder inside a bundle from which its GGUF files are served."""
+    return bundle.path / GGUF
+
+
+def export_gguf(
+    bundle: Bundle,
+    base: LocalModel,
+    quantizations: Sequence[str],
+    *,
+    target: Path,
+    sample: ValidationSample,
+    most_f1_lost: float = 0.03,
+    lora: bool = False,
+    anew: bool = False,
+    on_wait: Callable[[str], None] | None = None,
+) -> Export:
+    """Make a bundle's GGUF files and put them into a folder, if every one of them answers as the merged model does.
+
+    What the folder holds already of this bundle, intact, stays in it and is not made again; an export that was killed
+    goes on from where it was.
+
+    Args:
+        bundle: The bundle.
+        base: Its base model.
+        quantizations: Names of `QUANTIZATIONS`.
+        target: The folder, as `bundle_folder` has it; replaced as a whole.
+        sample: What the files are held against the merged model on.
+        most_f1_lost: Micro F1 that a file may lose.
+        lora: Also deliver the adapter alone (`lora_name`), which goes with the base model's GGUF file.
+        anew: Make everything again, and keep nothing of what is there.
+        on_wait: Told who exports the same bundle, if somebody does.
+
+    Raises:
+        MedcodeError: adapter and base do not belong together, their kind is none that is exported, the target holds
+            something else, or the disk is full.
+    """
+    _refuse_foreign(target, bundle)
+    _refuse_unsupported(base.path)
+    folder = work_folder(bundle, target)
+    with refusing_unwritable(target, "--output"), _alone(folder, on_wait):
+        put_back(folder, target)
+        manifest = None if anew else _sealed(target)
+        there = {} if anew else delivered(target, bundle)
+        had_lora = manifest is not None and lora_name(bundle) in manifest.others
+        if manifest is not None and set(quantizations) <= there.keys() and (had_lora or not lora):
+            discard_work(folder)  # what a kill just after the delivery left
+            return Export(target, tuple(report for _, report in there.values()), manifest, unchanged=True)
+        # What the bundle has need not be made again for another folder.
+        kept = {} if anew else {**delivered(bundle_folder(bundle), bundle), **there}
+        names = [name for name in QUANTIZATIONS if name in quantizations or name in there]
+        job = _Job(bundle, base, folder, anew=anew)
+        if lora or had_lora:
+            job.write_lora()
+        job.take({name: kept[name] for name in kept if name in names or name == _SOURCE})
+        job.make(names)
+        reports = job.verify(names, job.verification(sample, most_f1_lost))
+        return job.deliver(target, reports, job.verify_lora(sample.prompts))
+
+
+def verify_files(
+    bundle: Bundle,
+    base: LocalModel,
+    files: Sequence[Path],
+    *,
+    sample: ValidationSample,
+    most_f1_lost: float = 0.03,
+    on_wait: Callable[[str], None] | None = None,
+) -> list[GgufReport]:
+    """Hold GGUF files, wherever they are, against a bundle's model, which is merged for it.
+
+    Args:
+        bundle: What the files are said to be made from.
+        base: Its base model.
+        files: The files.
+        sample: What they are held against the merged model on.
+        most_f1_lost: Micro F1 that a file may lose.
+        on_wait: Told who exports the same bundle, if somebody does.
+
+    Raises:
+        MedcodeError: adapter and base do not belong together, a file cannot be read, or the disk is full.
+    """
+    folder = work_folder(bundle, bundle_folder(bundle))
+    with refusing_unwritable(folder), _alone(folder, on_wait):
+        under_way = folder.exists()  # what a killed export left is used, and left for the next one
+        job = _Job(bundle, base, folder)
+        job.merge()
+        for file in files:
+            refuse_other_model(file, job.work.merged)
+        verification = job.verification(sample, most_f1_lost)
+        reports = [verification.report(file) for file in files]
+        if not under_way:
+            discard_work(folder)
+    return reports
+
+
+def delivered(folder: Path, bundle: Bundle) -> dict[str, tuple[Path, GgufReport]]:
+    """Return the intact files of a bundle in a folder with their reports, by number format, the most exact first."""
+    try:
+        manifest = read_gguf_manifest(folder)
+        reports = {file.file: GgufReport.model_validate(file.verification) for file in manifest.files}
+    except (MedcodeError, ValidationError):
+        return {}  # none there, or of an older medcode
+    if (manifest.recipe, manifest.version) != (bundle.manifest.recipe, bundle.manifest.version):
+        return {}
+    found = {}
+    for file in sorted(manifest.files, key=lambda file: list(QUANTIZATIONS).index(file.quantization)):
+        path = folder / file.file
+        if path.is_file() and file_sha256(path) == file.sha256:
+            found[file.quantization] = path, reports[file.file]
+    return found
+
+
+class _Job:
+    """One export under way: its metadata, its folder, and the merged model's answers."""
+
+    def __init__(self, bundle: Bundle, base: LocalModel, folder: Path, *, anew: bool = False) -> None:
+        self.bundle, self.base = bundle, base
+        self.metadata = model_metadata(bundle, base)
+        made_from = {
+            "export_version": str(EXPORT_VERSION),
+            "bundle": f"{bundle.manifest.recipe}/{bundle.manifest.version}",
+            "base_revision": base.revision,
+            "metadata": json.dumps(asdict(self.metadata)),
+        }
+        self.work = ExportWork(folder, made_from, anew=anew)
+        self._kept: dict[str, GgufReport] = {}
+        self._lora: Path | None = None
+
+    def take(self, kept: dict[str, tuple[Path, GgufReport]]) -> None:
+        """Take over files that were delivered before, with their reports."""
+        for name, (path, report) in kept.items():
+            self.work.discard(self._file(name))
+            link_or_copy(path, self._file(name))
+            self._kept[name] = report
+
+    def make(self, names: Sequence[str]) -> None:
+        """Merge, and make the files that are not there yet."""
+        missing = [name for name in names if not self._file(name).exists()]
+        if any(QUANTIZATIONS[name].by_llamacpp for name in missing) and not self._file(_SOURCE).exists():
+            missing = sorted({*missing, _SOURCE}, key=list(QUANTIZATIONS).index)  # K-quants come last there
+        if any(name not in self._kept for name in names):
+            self.merge(missing)
+        for name in missing:
+            self._write(QUANTIZATIONS[name])
+
+    def merge(self, missing: Sequence[str] = ()) -> None:
+        """Merge the adapter into its base, if that was not done; refuse first if it and `missing` find no room."""
+        done = self.work.merged.exists()
+        refuse_little_disk(self.work.folder, self.base.path, missing, merge=not done)
+        if not done:
+            with tqdm(desc="merging", unit="tensor", delay=1) as bar:
+                merge_adapter(
+                    self.base.path,
+                    self.bundle.adapter,
+                    self.work.merged,
+                    base_revision=self.base.revision,
+                    on_progress=partial(advance, bar),
+                )
+
+    def _write(self, kind: Quantization) -> None:
+        output = self._file(kind.name)
+        with tqdm(desc=f"writing {kind.label}", unit="tensor", delay=1) as bar:
+            told = partial(advance, bar)
+            if kind.by_llamacpp:
+                quantize_gguf(self._file(_SOURCE), output, kind.name, on_progress=told)
+            else:
+                write_gguf(self.work.merged, output, file_type=kind.name, metadata=self.metadata, on_progress=told)
+
+    def verification(self, sample: ValidationSample, most_f1_lost: float) -> Verification:
+        """Return what holds files against the merged model."""
+        return Verification(
+            self.bundle,
+            self.base,
+            self.work.merged,
+            sample,
+            most_f1_lost=most_f1_lost,
+            folder=self.work.answers,
+        )
+
+    def verify(self, names: Sequence[str], verification: Verification) -> list[GgufReport]:
+        """Return what verification finds of each file, or found before."""
+        reports = []
+        for name in names:
+            file = self._file(name)
+            report = self._kept.get(name) or self.work.report(file, verification.fingerprint)
+            if report is None:
+                report = verification.report(file)
+                if report.passed:
+                    self.work.keep_report(file, verification.fingerprint, report)
+            reports.append(report)
+        return reports
+
+    def write_lora(self) -> None:
+        """Write the adapter alone: first of all, for it is quick, and not every adapter can be written so."""
+        self._lora = write_lora_gguf(
+            self.base.path, self.bundle.adapter, self.work.folder / lora_name(self.bundle), metadata=self.metadata
+        )
+
+    def verify_lora(self, prompts: Sequence[str]) -> list[str]:
+        """Return what is wrong with the adapter alone, over the base model in f32; nothing if none was written."""
+        if self._lora is None:
+            return []
+        self.merge(["f32"])
+        plain = self.work.folder / ".base-F32.gguf"
+        metadata = ModelMetadata(name=self.metadata.base_model, version="")
+        with tqdm(desc="verifying LoRA", total=1, delay=1) as bar:
+            write_gguf(self.base.path, plain, file_type="f32", metadata=metadata)
+            problems = lora_problems(self._lora, plain, self.work.merged, prompts)
+            bar.update()
+        plain.unlink()
+        return problems
+
+    def deliver(self, target: Path, reports: Sequence[GgufReport], of_lora: Sequence[str]) -> Export:
+        """Put the files into the target with what goes with them; or, if one failed, delete what failed."""
+        problems = [f"{report.file}: {problem}" for report in reports for problem in report.problems]
+        problems += [f"{lora_name(self.bundle)}: {problem}" for problem in of_lora]
+        if problems:
+            # The f16 file, too, if a K-quant was made from it and nobody looked at it.
+            passed = {report.file for report in reports if report.passed}
+            for name in ({report.file for report in reports} | {self._file(_SOURCE).name}) - passed:
+                self.work.discard(self.work.file(name))
+            return Export(target, tuple(reports), None, tuple(problems))
+        delivery = self.work.delivery
+        delivery.mkdir()
+        for file in [*(self.work.file(report.file) for report in reports), *([self._lora] if self._lora else [])]:
+            link_or_copy(file, delivery / file.name)
+        write_companions(delivery, self.bundle, self.base.path, reports)
+        manifest = seal(delivery, self.bundle, reports)
+        self.work.deliver(target)
+        return Export(target, tuple(reports), manifest)
+
+    def _file(self, name: str) -> Path:
+        manifest = self.bundle.manifest
+        return self.work.file(file_name(manifest.recipe, manifest.version, QUANTIZATIONS[name]))
+
+
+def model_metadata(bundle: Bundle, base: LocalModel) -> ModelMetadata:
+    """Return what a bundle's GGUF files say about themselves."""
+    manifest = bundle.manifest
+    return ModelMetadata(
+        name=f"medcode-{manifest.recipe}",
+        version=manifest.version,
+        recipe=manifest.recipe,
+        base_model=base_name(manifest.base_model.id),
+        base_revision=manifest.base_model.revision,
+        license=read_license(base.path),
+        data_version=f"{manifest.data.release} split {manifest.data.split_hash[:12]}",
+        intended_use=INTENDED_USE,
+        chat_template=chat_template(manifest.prompt),
+    )
+
+
+def _refuse_foreign(target: Path, bundle: Bundle) -> None:
+    """Raise MedcodeError if a folder holds anything but an export of this bundle: it would be deleted."""
+    if target == bundle_folder(bundle):
+        return
+    if bundle.path in target.parents or target == bundle.path:
+        raise MedcodeError(f"--output {target}: inside the bundle, which is sealed; name a folder elsewhere")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        manifest = read_gguf_manifest(target)
+    except (MedcodeError, NotADirectoryError):
+        raise MedcodeError(f"--output {target}: holds something else; name a new folder, or an empty one") from None
+    if (manifest.recipe, manifest.version) != (bundle.manifest.recipe, bundle.manifest.version):
+        raise MedcodeError(f"--output {target}: holds the files of bundle {manifest.version}; name another folder")
+    known = {GGUF_MANIFEST, *manifest.others, *(file.file for file in manifest.files)}
+    for file in sorted(target.rglob("*")):
+        if file.is_file() and str(file.relative_to(target)) not in known:
+            raise MedcodeError(f"{file}: not of the export, and would be deleted; move it, or name another folder")
+
+
+def _sealed(folder: Path) -> GgufManifest | None:
+    """Return the manifest of a folder in which nothing is missing, changed or in excess."""
+    try:
+        return verify_folder(folder)
+    except MedcodeError:
+        return None
+
+
+def _refuse_unsupported(model: Path) -> None:
+    """Raise MedcodeError for a model or tokenizer that cannot be exported, before hours go into merging it."""
+    config = read_config(model)
+    family_of(config)
+    read_tokenizer(model, config["vocab_size"])
+
+
+def _alone(folder: Path, on_wait: Callable[[str], None] | None) -> AbstractContextManager[None]:
+    """Hold an export's folder: two at once would write the same files, or deliver one another's."""
+    return waiting_lock(
+        folder.with_name(f"{folder.name}.lock"),
+        what=f"the export into {folder.parent}",
+        exclusive=True,
+        purpose="another export",
+        wait_seconds=LONGEST_EXPORT,
+        on_wait=on_wait,
+    )

@@ -1,0 +1,145 @@
+"""The engine `llamacpp` over an exported file, beside the same model in transformers."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medcode_assets.export.gguf import write_gguf
+from medcode_assets.export.metadata import ModelMetadata
+from medcode_serving.bundle import DecodingSettings
+from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
+from medcode_serving.engines.llamacpp import LlamaCppEngine
+from medcode_serving.engines.llamacpp_server import LlamaCppServer
+from medcode_serving.engines.protocol import NoteOptions, Prediction
+from medcode_serving.engines.transformers import TransformersEngine
+from medcode_serving.errors import MedcodeError
+from medcode_serving.prompts import PromptTemplate
+from tests import tiny
+
+CODES = ["E11", "E11.9", "E11.65", "I10", "J18.9", "N17.9", "0DTJ4ZZ", "401.9"]
+NOTES = [
+    "Type 2 diabetes, well controlled.",
+    "Hypertension; pneumonia after diarrhoea.",
+    "Appendectomy.",
+    "naïve; [** 2150-3-14 **] ___ <|endoftext|>",
+    "67 y/o with pneumonia, HR 112. " * 12,
+]
+DECODING = DecodingSettings(max_prompt_tokens=160, max_codes=4)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary([VocabularyCode("icd10cm", code, code, None, 1) for code in CODES])
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model whose answers have several codes."""
+    folder = tmp_path_factory.mktemp("merged")
+    size = tiny.write_tokenizer(folder, [" ".join(NOTES)] * 2, 320, pad_token=tiny.END)
+    tiny.qwen2(size, seed=3, hidden_size=64, initializer_range=0.2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def f32(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    return write_gguf(merged, file, file_type="f32", metadata=ModelMetadata("tiny", "1"))
+
+
+@pytest.fixture(scope="module")
+def engine(f32: Path, merged: Path, vocabulary: Vocabulary) -> Iterator[LlamaCppEngine]:
+    found = LlamaCppEngine(f32, merged, vocabulary, PromptTemplate(), DECODING, slots=2, threads=1)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def transformers(merged: Path, vocabulary: Vocabulary) -> TransformersEngine:
+    return TransformersEngine("merged", merged, None, vocabulary, PromptTemplate(), DECODING, device="cpu")
+
+
+def codes(prediction: Prediction) -> list[str]:
+    return [code.code for code in prediction.codes]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        NoteOptions(),
+        NoteOptions(max_codes=2),
+        NoteOptions(constrained=False),
+        NoteOptions(long_notes="windows"),
+        NoteOptions(long_notes="refuse"),
+    ],
+    ids=["constrained", "two codes", "free", "windows", "refuse"],
+)
+def test_it_answers_as_transformers_does(engine, transformers, options: NoteOptions) -> None:
+    chosen = [options] * len(NOTES)
+    done: list[int] = []
+    found = engine.predict(NOTES, options=chosen, on_progress=done.append)
+    wanted = transformers.predict(NOTES, options=chosen)
+    for mine, other in zip(found, wanted, strict=True):
+        assert codes(mine) == codes(other)
+        assert (mine.truncated, mine.windows, mine.dropped, mine.outcome) == (
+            other.truncated,
+            other.windows,
+            other.dropped,
+            other.outcome,
+        )
+        for code, twin in zip(mine.codes, other.codes, strict=True):
+            # Keys and values are kept in f16, as every llama.cpp server does.
+            assert code.probability == pytest.approx(twin.probability, abs=0.01)
+            assert code.support == (None if twin.support is None else pytest.approx(twin.support, abs=0.01))
+    assert sum(done) == len(NOTES)
+    if options.constrained:
+        assert all(len(set(codes(prediction))) == len(prediction.codes) for prediction in found)
+        assert any(len(prediction.codes) > 1 for prediction in found)
+
+
+def test_a_note_that_ended_is_given_up_and_the_others_are_answered(engine) -> None:
+    asked = []
+
+    def ended() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    gone, free, there = engine.predict(
+        NOTES[:3],
+        options=[NoteOptions(ended=ended), NoteOptions(ended=lambda: True, constrained=False), NoteOptions()],
+    )
+    assert (gone.outcome, gone.codes, len(asked)) == ("ended", (), 3)
+    assert free.outcome == "ended"
+    assert there.codes == engine.predict([NOTES[2]])[0].codes
+
+
+def test_a_file_with_another_tokenizer_is_refused(f32: Path, merged: Path, vocabulary, tmp_path: Path) -> None:
+    for file in merged.glob("tokenizer*"):
+        shutil.copyfile(file, tmp_path / file.name)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    spec["model"]["merges"] = spec["model"]["merges"][:1]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(MedcodeError, match=r"m\.gguf: splits text otherwise than the tokenizer"):
+        LlamaCppEngine(f32, tmp_path, vocabulary, PromptTemplate(), DECODING, threads=1)
+
+
+def test_files_that_llamacpp_cannot_load(f32: Path, merged: Path, vocabulary, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(f32.read_bytes()[:100_000])
+    for file, message in ((cut, "cut.gguf: llama.cpp does not load it"), (tmp_path / "none.gguf", "no such file")):
+        with pytest.raises(MedcodeError, match=message):
+            LlamaCppEngine(file, merged, vocabulary, PromptTemplate(), DECODING, threads=1)
+    with pytest.raises(MedcodeError, match="lower it"):
+        LlamaCppEngine(f32, merged, vocabulary, PromptTemplate(), DecodingSettings(max_prompt_tokens=511), threads=1)
+
+
+def test_a_server_that_is_gone_is_an_error_that_says_so(f32: Path) -> None:
+    server = LlamaCppServer(f32, context_length=64, threads=1)
+    with pytest.raises(MedcodeError, match="status 400"):
+        server.complete([5] * 2000, 1)
+    server.close()
+    with pytest.raises(MedcodeError, match="gave no answer"):
+        server.get("/v1/models")
