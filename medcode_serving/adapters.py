@@ -177,7 +177,7 @@ def load_base_model(path: Path, dtype: str, *, mend: str = "fetch the model anew
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise MedcodeError(
-            f"{path}: no causal language model that transformers can load ({_first_line(error)}); "
+            f"{path}: no causal language model that transformers can load ({first_line(error)}); "
             "the folder needs config.json and *.safetensors"
         ) from error
     mismatched = (name for name, *_ in report["mismatched_keys"])
@@ -218,14 +218,14 @@ def with_adapter(model: "PreTrainedModel", base: Path, adapter: Path, *, merge: 
     from peft import get_peft_model
     from safetensors import SafetensorError
 
-    config = _peft_config(adapter)
+    config = peft_config(adapter)
     try:
         peft_model = get_peft_model(model, config)
         load_adapter_weights(peft_model, adapter)
         adapted: Any = peft_model.merge_and_unload(safe_merge=True) if merge else peft_model.get_base_model()
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise MedcodeError(
-            f"{adapter}: the adapter does not fit base model {base} ({_first_line(error)}); "
+            f"{adapter}: the adapter does not fit base model {base} ({first_line(error)}); "
             f"name the base model that it was trained on, or {TRAIN_ANEW}"
         ) from error
     return adapted
@@ -250,12 +250,17 @@ def load_adapter_weights(peft_model: Any, adapter: Path) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return what an error says on its first line; torch quotes every tensor's shape over many."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _peft_config(adapter: Path) -> "PeftConfig":
+def peft_config(adapter: Path) -> "PeftConfig":
+    """Read a LoRA adapter's adapter_config.json, for inference.
+
+    Raises:
+        MedcodeError: it is none that PEFT knows.
+    """
     from peft import PeftConfig
 
     try:

@@ -92,7 +92,7 @@ def write_gguf(
     plan = plan_tensors(merged, config, file_type)
     output.parent.mkdir(parents=True, exist_ok=True)
     _refuse_full_disk(output, sum(tensor.nbytes for tensor in plan))
-    with _aside(output) as aside:
+    with written_aside(output) as aside:
         writer = GGUFWriter(aside, family.architecture)
         try:
             _add_metadata(writer, plan, file_type, metadata)
@@ -224,7 +224,7 @@ def _refuse_full_disk(output: Path, tensor_bytes: int) -> None:
 
 
 @contextmanager
-def _aside(output: Path) -> Iterator[Path]:
+def written_aside(output: Path) -> Iterator[Path]:
     """Give a file beside `output` to write, which becomes `output` at the end or disappears on failure."""
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.export.families import Config, Family, family_of
-from medcode_assets.export.gguf import _aside, add_general, read_config
+from medcode_assets.export.gguf import add_general, read_config, written_aside
 from medcode_assets.export.merge import lay_adapter
 from medcode_assets.export.metadata import ModelMetadata
 from medcode_assets.export.weights import empty_model
@@ -65,7 +65,7 @@ def write_lora_gguf(
     layers = dict(_layers(model, adapter))
     alpha = float(max(layer.r[_ADAPTER] for layer in layers.values()))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(output) as aside:
+    with written_aside(output) as aside:
         writer = GGUFWriter(aside, family.architecture)
         try:
             writer.add_type(GGUFType.ADAPTER)

@@ -18,11 +18,11 @@ from medcode_assets.export.weights import StoredWeights, empty_model, find_weigh
 from medcode_serving.adapters import (
     ADAPTER_WEIGHTS,
     TRAIN_ANEW,
-    _first_line,
-    _peft_config,
     check_adapter,
+    first_line,
     load_adapter_weights,
     nf4_config,
+    peft_config,
 )
 from medcode_serving.errors import MedcodeError
 
@@ -114,7 +114,7 @@ def lay_adapter(model: "PreTrainedModel", base: Path, adapter: Path) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
-    config = _peft_config(adapter)
+    config = peft_config(adapter)
     _refuse_unusual(config, adapter)
     with _fitting(base, adapter), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"for .*\.base_layer\.")  # see `_own_first`
@@ -258,7 +258,7 @@ def _fitting(base: Path, adapter: Path) -> Iterator[None]:
         yield
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise MedcodeError(
-            f"{adapter}: the adapter does not fit base model {base} ({_first_line(error)}); "
+            f"{adapter}: the adapter does not fit base model {base} ({first_line(error)}); "
             f"name the base model that it was trained on, or {TRAIN_ANEW}"
         ) from error
 
@@ -283,6 +283,6 @@ def _aside(output: Path) -> Iterator[Path]:
         aside.chmod(0o755)  # mkdtemp gives 0700
         replace_folder(aside, output)
     except (OSError, SafetensorError) as error:
-        raise MedcodeError(f"{output}: cannot be written ({_first_line(error)}); make room there") from error
+        raise MedcodeError(f"{output}: cannot be written ({first_line(error)}); make room there") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -61,7 +61,7 @@ def quantize_gguf(
                 raise MedcodeError(f"{output}: llama.cpp wrote another number format than {name}; update cyllama")
             aside.replace(output)
     except OSError as error:
-        raise MedcodeError(f"{output}: cannot be written: {error.strerror}; choose another folder") from error
+        raise MedcodeError(f"{output}: cannot be written: {error.strerror or error}; choose another folder") from error
     finally:
         aside.unlink(missing_ok=True)
     return output

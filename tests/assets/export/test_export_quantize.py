@@ -129,6 +129,7 @@ def test_a_killed_parent_leaves_nothing(f16, folder):
     assert complete.wait(60)
     assert [path.name[:8] for path in folder.iterdir()] == [".q.gguf."]
     parent.kill()
+    parent.join()
     for _ in range(600):  # at most a minute; a few milliseconds are enough
         if not list(folder.iterdir()):
             break
