@@ -35,6 +35,7 @@ class GgufFile(_Frozen):
     sha256: str
     size_bytes: int
     verification: dict[str, Any] = Field(description="How far it is from the merged model, as measured at the export.")
+    verified_on: str = Field(default="", description="sha256 of the sample and the limits that it was held against.")
 
 
 class GgufManifest(_Frozen):
@@ -43,6 +44,7 @@ class GgufManifest(_Frozen):
     schema_version: int = 1
     recipe: str
     version: str = Field(description="The bundle's.")
+    made_from: dict[str, str] = Field(default_factory=dict, description="All that the files depend on.")
     files: tuple[GgufFile, ...]
     others: dict[str, str] = Field(description="sha256 of every other file, by its path relative to the folder.")
 

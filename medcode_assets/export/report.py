@@ -32,6 +32,9 @@ class GgufReport(_Frozen):
     verifier: str = Field(description="Which program ran the file, with its version.")
     tensors: int
     changed_tensors: int = Field(description="Tensors that are not the merged model's weights in this number format.")
+    changed_fields: tuple[str, ...] = Field(
+        default=(), description="Fields of the header that an export of the merged model would have otherwise."
+    )
     tensor_types: dict[str, int] = Field(description="Tensors by their own type: a K-quant mixes several.")
     fine_tune_kept: float | None = Field(
         description="Least share, over the tensors that the adapter changed, of its change that is in the file: 1 all, "
