@@ -30,7 +30,7 @@ class _Frozen(BaseModel):
 class GgufFile(_Frozen):
     """One exported model."""
 
-    file: str = Field(description="Its name in the folder.")
+    file: str = Field(pattern=r"^[^/\\.][^/\\]*$", description="Its name in the folder.")
     quantization: str = Field(description="Its number format, as in q4_k_m.")
     sha256: str
     size_bytes: int

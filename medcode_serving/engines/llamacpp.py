@@ -5,6 +5,7 @@ how sure the model was. So the server is asked for one decision after the other,
 `TransformersEngine` uses: same answers, same probabilities, up to what the number format loses.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -22,7 +23,7 @@ from medcode_serving.engines.protocol import NoteOptions, Prediction
 from medcode_serving.engines.reading import NoteReader, Piece
 from medcode_serving.engines.transformers import load_tokenizer
 from medcode_serving.errors import MedcodeError
-from medcode_serving.prompts import PromptTemplate
+from medcode_serving.prompts import PromptTemplate, backend_of
 
 TOLD_TOKENS = 64
 """Likeliest tokens whose probabilities a request asks for; 512 would take 7 ms more a decision."""
@@ -72,6 +73,9 @@ class LlamaCppEngine:
         """
         self._reader = NoteReader(load_tokenizer(tokenizer), vocabulary, prompt, decoding, trie_folders)
         wanted = decoding.max_prompt_tokens + self._reader.answer_tokens(None)
+        if (short := _short_context(tokenizer)) is not None:
+            wanted = min(wanted, short)
+            self._reader.answer_tokens(wanted)  # refuses before hundreds of megabytes are loaded
         self._server = LlamaCppServer(file, context_length=wanted, slots=slots, threads=threads, gpu_layers=gpu_layers)
         try:
             trained: dict[str, Any] = self._server.get("/v1/models")["data"][0]["meta"]
@@ -85,11 +89,12 @@ class LlamaCppEngine:
         for slot in range(slots):
             self._free_slots.put(slot)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="medcode-llamacpp")
+        self._closed = False
 
     def _refuse_other_tokenizer(self, file: Path, tokenizer: Path, vocabulary_size: int) -> None:
         """Raise MedcodeError if the file does not split the prompt's own words as the tokenizer does."""
         text = self._reader.prompt.render("Pt c/o SOB; [** 2150-3-14 **] ___ HR 112, 0.25 mcg/kg/min\n\n2. J18.9")
-        if self._server.tokenize(text) != self._reader.tokenizer(text)["input_ids"]:
+        if self._server.tokenize(text) != backend_of(self._reader.tokenizer).encode(text).ids:
             raise MedcodeError(
                 f"{file}: splits text otherwise than the tokenizer in {tokenizer} ({vocabulary_size} tokens); "
                 "export the bundle anew: medcode export"
@@ -107,12 +112,18 @@ class LlamaCppEngine:
         Raises:
             MedcodeError: llama.cpp gives no answer, or the model no finite numbers.
         """
+        self._refuse_closed()
         return self._reader.predict(notes, options, self._answers, on_progress)
 
     def close(self) -> None:
-        """Give up the model."""
-        self._pool.shutdown(cancel_futures=True)
+        """Give up the model; notes that are waiting for a slot end in an error."""
+        self._closed = True
+        self._pool.shutdown()
         self._server.close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise MedcodeError(f"engine {self.name} was closed; load it anew")
 
     def _answers(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Prediction]]:
         futures = {self._pool.submit(self._in_a_slot, piece): piece for piece in pieces}
@@ -124,6 +135,7 @@ class LlamaCppEngine:
                 future.cancel()
 
     def _in_a_slot(self, piece: Piece) -> Prediction:
+        self._refuse_closed()
         slot = self._free_slots.get()
         try:
             return (self._constrained if piece.options.constrained else self._free)(piece, slot)
@@ -188,3 +200,19 @@ class LlamaCppEngine:
         if not cut:
             tokens, values = tokens[:-1], values[:-1]
         return self._reader.parsed(tokens, values, self._reader.limit(piece.options), cut=cut)
+
+
+def _short_context(folder: Path) -> int | None:
+    """Return how long a context may be before a longrope model (Phi-4-mini) computes otherwise; None: as long as it is.
+
+    llama.cpp takes the factors for long texts where the context has room for one, transformers where the text is long.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) != "longrope":
+        return None
+    length: int | None = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+    return length

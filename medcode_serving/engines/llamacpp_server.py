@@ -3,6 +3,7 @@
 import http.client
 import importlib.util
 import json
+import os
 import secrets
 import threading
 from pathlib import Path
@@ -54,6 +55,7 @@ class LlamaCppServer:
         """
         if not llamacpp_available():
             raise MedcodeError("llama.cpp is not installed; install it: pip install 'medcode[llamacpp]'")
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else it starts a debugger where it fails: prompts on stderr
         import torch
         import xllamacpp
 
@@ -83,7 +85,9 @@ class LlamaCppServer:
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except RuntimeError:
-            raise MedcodeError(f"{file}: llama.cpp does not load it; truncated or changed? export it again") from None
+            raise MedcodeError(
+                f"{file}: llama.cpp does not load it; truncated, or changed, its chat template perhaps? export it again"
+            ) from None
         self._address = urlsplit(self._server.listening_address).netloc
         self._connections = threading.local()
 
@@ -119,14 +123,19 @@ class LlamaCppServer:
 
     def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
-        connection = self._connection()
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            raw = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise MedcodeError(f"llama.cpp's server gave no answer ({type(error).__name__}); start anew") from None
+        for last in (False, True):  # the server closes a connection that was silent for five seconds
+            connection = self._connection()
+            try:
+                connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                raw = response.read()
+                break
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if last or isinstance(error, TimeoutError):
+                    raise MedcodeError(
+                        f"llama.cpp's server gave no answer ({type(error).__name__}); start anew"
+                    ) from None
         if response.status != 200:
             raise MedcodeError(f"llama.cpp's server refuses {path} with status {response.status}")
         answer: dict[str, Any] = json.loads(raw)

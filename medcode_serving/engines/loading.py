@@ -158,13 +158,14 @@ def gguf_file(bundle: Bundle, quantization: str | None) -> Path:
     """
     folder = bundle.path / GGUF
     manifest = read_gguf_manifest(folder)
-    if manifest.version != bundle.manifest.version:
+    if (manifest.recipe, manifest.version) != (bundle.manifest.recipe, bundle.manifest.version):
         raise MedcodeError(f"{folder}: of bundle {manifest.version}; export this one: {EXPORT} --bundle {bundle.path}")
     chosen = manifest.choose(quantization)
-    file = folder / chosen.file
-    if not file.is_file() or file_sha256(file) != chosen.sha256:
-        raise MedcodeError(f"{file}: missing, or changed since it was exported; export it anew: {EXPORT}")
-    return file
+    tokenizer = {name: sha256 for name, sha256 in manifest.others.items() if name.startswith(f"{TOKENIZER}/")}
+    for name, sha256 in {chosen.file: chosen.sha256, **tokenizer}.items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise MedcodeError(f"{folder / name}: missing, or changed since it was exported; export it anew: {EXPORT}")
+    return folder / chosen.file
 
 
 def _vocabulary(bundle: Bundle, settings: "InferenceSettings") -> Vocabulary:

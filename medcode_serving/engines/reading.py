@@ -12,7 +12,7 @@ from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.decoding import DecodedCode, cached_trie, mention_probability, parse_answer
 from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Prediction, ScoredCode
 from medcode_serving.errors import MedcodeError
-from medcode_serving.prompts import PromptTemplate, encode_prompts
+from medcode_serving.prompts import PromptTemplate, backend_of, encode_prompts
 from medcode_serving.windows import join_windows, split_windows
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class NoteReader:
         Raises:
             MedcodeError: the limits leave no room for a note, or none for a code.
         """
-        frame = self.tokenizer(self.prompt.render(""))["input_ids"]
+        frame = backend_of(self.tokenizer).encode(self.prompt.render("")).ids
         limit = self.decoding.max_prompt_tokens
         if len(frame) >= limit:
             raise MedcodeError(f"max_prompt_tokens {limit} leaves no room for a note; raise it")

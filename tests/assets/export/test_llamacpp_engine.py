@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +136,40 @@ def test_files_that_llamacpp_cannot_load(f32: Path, merged: Path, vocabulary, tm
             LlamaCppEngine(file, merged, vocabulary, PromptTemplate(), DECODING, threads=1)
     with pytest.raises(MedcodeError, match="lower it"):
         LlamaCppEngine(f32, merged, vocabulary, PromptTemplate(), DecodingSettings(max_prompt_tokens=511), threads=1)
+
+
+def test_a_connection_that_the_server_closed_is_opened_anew(f32: Path) -> None:
+    with LlamaCppServer(f32, context_length=64, threads=1) as server:
+        ids = server.tokenize("Fever")
+        server._connection().sock.shutdown(socket.SHUT_RDWR)
+        assert server.tokenize("Fever") == ids
+
+
+def test_closing_ends_what_waits_and_what_comes(f32: Path, merged: Path, vocabulary) -> None:
+    closed = LlamaCppEngine(f32, merged, vocabulary, PromptTemplate(), DECODING, slots=1, threads=1)
+
+    def close_from_elsewhere() -> bool:
+        if not closing.is_alive() and closing.ident is None:
+            closing.start()
+        return False
+
+    closing = threading.Thread(target=closed.close)
+    with pytest.raises(MedcodeError, match="engine llamacpp was closed"):
+        closed.predict(NOTES[:3], options=[NoteOptions(ended=close_from_elsewhere)] * 3)
+    closing.join()
+    with pytest.raises(MedcodeError, match="engine llamacpp was closed"):
+        closed.predict(NOTES)
+
+
+def test_a_longrope_model_is_kept_within_its_short_context(f32: Path, merged: Path, vocabulary, tmp_path: Path) -> None:
+    shutil.copytree(merged, tmp_path / "longrope")
+    file = tmp_path / "longrope" / "config.json"
+    factors = [1.0] * 8
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 165, "rope_theta": 10_000.0}
+    rope |= {"short_factor": factors, "long_factor": factors}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rope_parameters": rope}))
+    with pytest.raises(MedcodeError, match="leaves 5 of the model's 165 tokens"):
+        LlamaCppEngine(f32, file.parent, vocabulary, PromptTemplate(), DECODING, threads=1)
 
 
 def test_a_server_that_is_gone_is_an_error_that_says_so(f32: Path) -> None:
