@@ -11,6 +11,7 @@ from medcode_serving.api.keys import require
 from medcode_serving.api.problems import problem_responses
 from medcode_serving.api.service import Service, current_service
 from medcode_serving.bundle import BaseModelRef, DecodingSettings, Metric
+from medcode_serving.engines.llamacpp import LlamaCppEngine
 
 router = APIRouter(tags=["model"], dependencies=[Depends(require("predict"))])
 
@@ -33,6 +34,9 @@ class ModelCard(BaseModel):
     decoding: DecodingSettings
     code_version: str
     engine: str
+    gguf: str | None = Field(
+        description="The GGUF file that the engine llamacpp runs; its name tells the number format."
+    )
     fallback: str | None = Field(description="What answers when the engine fails or is too slow.")
     loaded_at: datetime
     previous_version: str | None = Field(description="What a rollback without a version would go back to.")
@@ -65,6 +69,7 @@ async def model_card(
         decoding=manifest.decoding,
         code_version=manifest.provenance.code_version,
         engine=predictor.engine.name,
+        gguf=predictor.engine.file.name if isinstance(predictor.engine, LlamaCppEngine) else None,
         fallback=None if predictor.fallback is None else predictor.fallback.name,
         loaded_at=predictor.loaded_at,
         previous_version=model.previous_version,

@@ -71,6 +71,7 @@ class LlamaCppEngine:
             MedcodeError: the extra `llamacpp` is not installed, llama.cpp does not load the file, or file, tokenizer
                 and limits do not fit together.
         """
+        self.file = file
         self._reader = NoteReader(load_tokenizer(tokenizer), vocabulary, prompt, decoding, trie_folders)
         wanted = decoding.max_prompt_tokens + self._reader.answer_tokens(None)
         if (short := _short_context(tokenizer)) is not None:
