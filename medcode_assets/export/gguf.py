@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from medcode_assets.export.families import Config, Family, complete_config, family_of
 from medcode_assets.export.metadata import ModelMetadata
@@ -82,23 +82,16 @@ def write_gguf(
         MedcodeError: unsupported family, tokenizer or file type, a weight that the file type cannot hold, a
             truncated weight file, or not enough disk space.
     """
-    from gguf import GGUFWriter
-
     if quantization(file_type).by_llamacpp:
         raise MedcodeError(f"{file_type}: llama.cpp's quantizer makes it from an f16 file; use quantize_gguf")
     config = read_config(merged)
-    family = family_of(config)
-    tokenizer = read_tokenizer(merged, config["vocab_size"])
     plan = plan_tensors(merged, config, file_type)
+    writer = header_of(merged, config, plan, file_type, metadata)
     output.parent.mkdir(parents=True, exist_ok=True)
     _refuse_full_disk(output, sum(tensor.nbytes for tensor in plan))
     with written_aside(output) as aside:
-        writer = GGUFWriter(aside, family.architecture)
         try:
-            _add_metadata(writer, plan, file_type, metadata)
-            family.add_parameters(writer, config)
-            add_tokenizer(writer, merged, tokenizer, metadata.chat_template)
-            _write_tensors(writer, plan, family, config, on_progress)
+            _write_tensors(writer, aside, plan, config, on_progress)
         finally:
             writer.close()
     return output
@@ -238,6 +231,36 @@ def written_aside(output: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def header_of(
+    merged: Path, config: Config, plan: list[PlannedTensor], file_type: QuantizationName, metadata: ModelMetadata
+) -> "GGUFWriter":
+    """Return a writer that holds every field of a file's header, and no tensor yet; `write_header` opens the file.
+
+    Raises:
+        MedcodeError: see `write_gguf`.
+    """
+    from gguf import GGUFWriter
+
+    family = family_of(config)
+    tokenizer = read_tokenizer(merged, config["vocab_size"])
+    writer = GGUFWriter(None, family.architecture)
+    _add_metadata(writer, plan, file_type, metadata)
+    family.add_parameters(writer, config)
+    add_tokenizer(writer, merged, tokenizer, metadata.chat_template)
+    return writer
+
+
+def write_header(writer: "GGUFWriter", output: Path) -> BinaryIO:
+    """Write all that comes before the tensors' data; return the open file, which `writer.close` closes."""
+    writer.write_header_to_file(output)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    file = writer.fout[0]
+    writer.write_padding(file, file.tell())
+    return file
+
+
 def _add_metadata(
     writer: "GGUFWriter", plan: list[PlannedTensor], file_type: QuantizationName, metadata: ModelMetadata
 ) -> None:
@@ -285,8 +308,8 @@ def add_general(writer: "GGUFWriter", metadata: ModelMetadata) -> None:
 
 def _write_tensors(
     writer: "GGUFWriter",
+    output: Path,
     plan: list[PlannedTensor],
-    family: Family,
     config: Config,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -294,13 +317,9 @@ def _write_tensors(
 
     for tensor in plan:
         writer.add_tensor_info(tensor.name, tensor.byte_shape, np.dtype(np.uint8), tensor.nbytes, raw_dtype=tensor.type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+    file = write_header(writer, output)
+    family = family_of(config)
     # GGUFWriter.write_tensor_data, which takes a tensor as a whole, in parts.
-    assert writer.fout is not None
-    file = writer.fout[0]
-    writer.write_padding(file, file.tell())
     for done, tensor in enumerate(plan, start=1):
         for rows in load_rows(tensor, family, config):
             file.write(_encoded(rows, tensor).data)

@@ -35,7 +35,7 @@ class ModelCard(BaseModel):
     code_version: str
     engine: str
     gguf: str | None = Field(
-        description="The GGUF file that the engine llamacpp runs; its name tells the number format."
+        description="The GGUF file that the engine llamacpp runs, its number format in its name."
     )
     fallback: str | None = Field(description="What answers when the engine fails or is too slow.")
     loaded_at: datetime

@@ -19,6 +19,7 @@ from medcode_serving import base_models
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 from tests.assets.export.conftest import METADATA
+from tests.assets.export.test_export_header import with_swapped_tokens, with_value
 
 EMBEDDED = Path(base_models.__file__).parent / "embedded"
 UNMERGED = "model.layers.1.self_attn.v_proj.weight"
@@ -121,6 +122,35 @@ def test_a_wrong_pre_tokenizer_shows_in_the_tokens(merged, prompts, tmp_path, f1
     assert any("tokenized otherwise" in problem for problem in report.problems)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.ggml.tokens", "qwen2.context_length", "general.license"])
+def test_what_shows_in_the_header_alone(f16, merged, prompts, tmp_path, name):
+    file, metadata = tmp_path / "m.gguf", METADATA
+    if name == "tokenizer.ggml.tokens":
+        with_swapped_tokens(f16, file)
+    elif name == "qwen2.context_length":
+        with_value(f16, file, name, 256 * 64)
+    else:
+        file, metadata = f16, dataclasses.replace(METADATA, license="mit")
+    report = verify_gguf(file, merged, prompts, metadata=metadata)
+    assert report.changed_fields == (name,)
+    assert report.problems == (f"1 field of the header is not the model's, {name} for one",)
+
+
+def test_a_doubled_rope_base_in_a_k_quant_fails(q4, fine_tunes, prompts, tmp_path):
+    name = "qwen2.rope.freq_base"
+    theta = gguf.GGUFReader(q4["tuned"]).fields[name].contents()
+    file = with_value(q4["tuned"], tmp_path / "m.gguf", name, 2 * theta)
+    report = verify_gguf(file, fine_tunes["tuned"], prompts, metadata=METADATA)
+    assert report.changed_fields == (name,)
+    assert f"1 field of the header is not the model's, {name} for one" in report.problems
+
+
+def test_several_changed_fields_are_one_line():
+    weights = verify._Weights(26, [], {}, None, ("tokenizer.ggml.tokens", "b", "c"))
+    line = "3 fields of the header are not the model's, tokenizer.ggml.tokens for one"
+    assert verify._weight_problems(weights) == [line]
+
+
 @pytest.mark.parametrize("quantization", ["f32", "bf16", "q8_0"])
 def test_the_other_number_formats(merged, prompts, tmp_path, quantization):
     template = PromptTemplate()
@@ -135,7 +165,7 @@ def test_the_other_number_formats(merged, prompts, tmp_path, quantization):
 
 
 def test_a_k_quant_passes_with_the_fine_tune_in_it(q4, fine_tunes, prompts):
-    report = verify_gguf(q4["tuned"], fine_tunes["tuned"], prompts, base=EMBEDDED)
+    report = verify_gguf(q4["tuned"], fine_tunes["tuned"], prompts, base=EMBEDDED, metadata=METADATA)
     assert report.problems == ()
     assert report.tensor_types == {"Q4_K": 24, "F32": 21, "Q6_K": 5}
     assert report.fine_tune_kept == pytest.approx(1, abs=0.02)
@@ -216,8 +246,11 @@ def test_a_divergence_over_some_tokens_is_a_lower_bound_that_still_sees_lost_mas
     assert math.isnan(divergence(expected, np.full((1, 3), np.nan))[0])
 
 
-@pytest.mark.parametrize(("lost", "low", "problems"), [(0.05, 0.01, 1), (0.05, -0.01, 0), (0.02, 0.01, 0)])
-def test_a_loss_of_f1_counts_if_it_is_large_and_no_chance(lost, low, problems):
+@pytest.mark.parametrize(
+    ("lost", "low", "problems"),
+    [(0.05, 0.01, 1), (0.05, -0.01, 0), (0.02, 0.01, 0), (0.07, -0.2, 1), (math.nan, math.nan, 1)],
+)
+def test_a_loss_of_f1_counts_if_it_is_large_and_no_chance_or_very_large(lost, low, problems):
     f1 = F1Comparison(notes=200, merged=0.5, file=0.5 - lost, low=low, high=0.1, equal_answers=150)
     assert len(verify._f1_problems(f1, 0.03)) == problems
 
