@@ -84,21 +84,25 @@ def read_gguf_manifest(folder: Path) -> GgufManifest:
 def verify_folder(folder: Path) -> GgufManifest:
     """Read a GGUF folder's manifest and compare every file with its checksum.
 
+    What somebody put beside them does not matter, but in tokenizer/: transformers reads whatever it knows there, and
+    an added_tokens.json changes how notes are split.
+
     Returns:
         The manifest.
 
     Raises:
-        MedcodeError: as `read_gguf_manifest`; or names the first file that is missing, unexpected or changed.
+        MedcodeError: as `read_gguf_manifest`; or names the first file that is missing or changed, or too much in
+            tokenizer/.
     """
     manifest = read_gguf_manifest(folder)
     expected = {file.file: file.sha256 for file in manifest.files} | manifest.others
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    found.pop(GGUF_MANIFEST)
     # Names first: a missing file is told before gigabytes are read.
-    for name in sorted(expected.keys() ^ found.keys()):
-        if name in expected:
-            raise MedcodeError(f"{folder / name}: missing; export anew: {EXPORT}")
-        raise MedcodeError(f"{folder / name}: no file of this export; remove it")
+    for name in sorted(expected.keys() - found.keys()):
+        raise MedcodeError(f"{folder / name}: missing; export anew: {EXPORT}")
+    for name in sorted(found.keys() - expected.keys()):
+        if name.startswith(f"{TOKENIZER}/"):
+            raise MedcodeError(f"{folder / name}: no file of this export; remove it")
     for name, sha256 in sorted(expected.items()):
         if file_sha256(found[name]) != sha256:
             raise MedcodeError(f"{folder / name}: changed since its export; export anew: {EXPORT}")

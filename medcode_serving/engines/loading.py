@@ -110,8 +110,10 @@ def load_engine(
     if chosen == "llamacpp":
         from medcode_serving.engines.llamacpp import LlamaCppEngine
 
+        file = gguf_file(bundle, settings.llamacpp.quantization)
+        logger.info("bundle %s: llama.cpp runs %s", manifest.version, file.name)
         return LlamaCppEngine(
-            gguf_file(bundle, settings.llamacpp.quantization),
+            file,
             bundle.path / GGUF / TOKENIZER,
             vocabulary,
             manifest.prompt,
