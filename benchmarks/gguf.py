@@ -103,6 +103,13 @@ def merge(base: Path, adapter: Path, output: Path) -> None:
     merge_adapter(base, adapter, output)
 
 
+def halve(merged: Path, output: Path) -> None:
+    """Write a model in bf16: what is loaded from an fp32 folder holds both for a moment."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(merged, dtype="bfloat16").save_pretrained(output)
+
+
 def write(merged: Path, file_type: Any, output: Path) -> None:
     from medcode_assets.export.gguf import write_gguf
     from medcode_assets.export.metadata import ModelMetadata
@@ -230,9 +237,11 @@ class Run:
 
     def print_speeds(self, merged: Path, files: Mapping[str, Path], prompts: int) -> None:
         """Measure and print a merged model's speed in transformers and its files' in llama.cpp."""
+        halved = merged.with_name("merged-bf16")
+        in_own_process(halve, merged, halved)
         sides = {
             "transformers, fp32": Side(merged),
-            "transformers, bf16": Side(merged, "bfloat16"),
+            "transformers, bf16": Side(halved, "bfloat16"),
             **{f"llama.cpp, {name}": Side(file) for name, file in files.items()},
         }
         print_speeds(measure(sides, tokens=TOKENS, rounds=self.rounds, threads=self.threads, prompts=prompts))

@@ -71,7 +71,10 @@ def export(
     from medcode_assets.export_command import choose_bundle, export_bundle
 
     home = output_dir or medcode_home()
-    flags: dict[str, Any] = {"export.quantizations": quantization or None, "export.f1_notes": f1_notes}
+    from medcode_assets.export.quantizations import quantization as known
+
+    names = [known(name).name for name in quantization or ()]
+    flags: dict[str, Any] = {"export.quantizations": names or None, "export.f1_notes": f1_notes}
     if mimic_dir is None:
         _refuse(
             "needs --mimic-dir; without it, a bundle that is there is exported",

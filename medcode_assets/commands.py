@@ -39,6 +39,10 @@ def run_stage(
     materialize_version(stage, home, version, settings, drop_existing=drop_existing)
     if stage in ("evaluate", "export", "run"):
         print_evaluation(home, version.name)
+    if stage in ("export", "run"):
+        from medcode_assets.export_command import print_export
+
+        print_export(home, version.name)
     if stage == "search":
         print_search(home, version.name)
     typer.echo(f"\nDagster UI: medcode ui{_output_dir_flag(home)}")

@@ -329,7 +329,9 @@ class ExportSettings(_Section):
         description=f"Number formats of the GGUF files, of {', '.join(QUANTIZATIONS)}.",
     )
     prompts: int = Field(
-        default=10, ge=1, description="Validation notes whose next-token distributions and greedy answers are compared."
+        default=10,
+        ge=3,  # the positions of one are too few to tell how often the likeliest token is the same
+        description="Validation notes whose next-token distributions and greedy answers are compared.",
     )
     f1_notes: int = Field(
         default=100,

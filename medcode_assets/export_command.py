@@ -1,6 +1,7 @@
 """What `medcode export` and `medcode verify-export` do with a bundle that is there."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import typer
 from medcode_assets.commands import require_assets_extra
 from medcode_assets.config import Settings
 from medcode_serving.base_models import LocalModel, resolve_base_model
-from medcode_serving.bundle import Bundle, bundle_versions, latest_bundle, open_bundle
+from medcode_serving.bundle import GGUF, Bundle, bundle_versions, latest_bundle, open_bundle
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ def export_bundle(
         MedcodeError: its base model is not to be had; or as `export_gguf` and `install_in_lm_studio`.
     """
     require_assets_extra()
-    from medcode_assets.export.delivery import install_in_lm_studio
     from medcode_assets.export.exporting import bundle_folder, export_gguf, lora_name
+    from medcode_assets.export.lm_studio import install_in_lm_studio
 
     if lm_studio is not None and not lm_studio.expanduser().is_dir():  # before an hour of work
         raise MedcodeError(f"--lm-studio {lm_studio}: no such folder; name LM Studio's own, as in ~/.lmstudio/models")
+    started = time.monotonic()
     base = _base_of(bundle, home)
     export = settings.export
     typer.echo(f"export: bundle {bundle.manifest.version} of recipe {bundle.manifest.recipe} over {base.id}", err=True)
@@ -87,18 +89,34 @@ def export_bundle(
         on_wait=_say,
     )
     _print_reports(done.reports)
+    typer.echo(f"\ntook {time.monotonic() - started:,.0f} s", err=True)
     if done.manifest is None:
-        _say("\nnothing was delivered:", *done.problems)
+        _say("nothing was delivered:", *done.problems)
         return False
-    typer.echo(f"\n{'Unchanged' if done.unchanged else 'Written'}: {done.folder} (README.md there says how to use it)")
+    typer.echo(f"{'Unchanged' if done.unchanged else 'Written'}: {done.folder} (README.md there says how to use it)")
     if lora:
         typer.echo(
-            f"{lora_name(bundle)} goes over a GGUF file of the base model, {base.id}: llama-server -m BASE --lora FILE"
+            f"{lora_name(bundle)}, verified over the base model in f32, goes over a GGUF file of that, {base.id}: "
+            "llama-server -m BASE --lora FILE"
         )
     if lm_studio is not None:
         for file in install_in_lm_studio(done.folder, lm_studio):
             typer.echo(f"LM Studio: {file}")
     return True
+
+
+def print_export(home: Path, partition: str) -> None:
+    """Print what the files of a MIMIC version's newest exported bundle lose, and where they are."""
+    from medcode_assets.export.report import GgufReport
+    from medcode_serving.gguf_folder import GGUF_MANIFEST, read_gguf_manifest
+
+    exported = sorted((home / "bundles").glob(f"*/*/{GGUF}/{GGUF_MANIFEST}"), key=lambda file: file.stat().st_mtime)
+    for file in reversed(exported):
+        if open_bundle(file.parents[1]).manifest.data.partition == partition:
+            manifest = read_gguf_manifest(file.parent)
+            _print_reports([GgufReport.model_validate(found.verification) for found in manifest.files])
+            typer.echo(f"\nGGUF files: {file.parent} (README.md there says how to use them)")
+            return
 
 
 def verify(settings: Settings, home: Path, path: Path, folder: Path | None, *, as_json: bool) -> bool:
@@ -115,14 +133,12 @@ def verify(settings: Settings, home: Path, path: Path, folder: Path | None, *, a
         MedcodeError: a file cannot be read or is of another bundle, or the bundle or its base model is not to be had.
     """
     require_assets_extra()
-    from medcode_assets.export.delivery import verify_folder
     from medcode_assets.export.exporting import verify_files
-    from medcode_serving.gguf_folder import read_gguf_manifest
+    from medcode_serving.gguf_folder import verify_folder
 
     files = [path]
     if path.is_dir():
-        verify_folder(path)
-        files = [path / file.file for file in read_gguf_manifest(path).files]
+        files = [path / file.file for file in verify_folder(path).files]
     bundle = _bundle_of(files, home, folder)
     base = _base_of(bundle, home)
     reports = verify_files(
@@ -134,7 +150,7 @@ def verify(settings: Settings, home: Path, path: Path, folder: Path | None, *, a
         on_wait=_say,
     )
     if as_json:
-        typer.echo(json.dumps([report.model_dump(mode="json") for report in reports], indent=2))
+        typer.echo(json.dumps([report.as_json() for report in reports], indent=2))
     else:
         _print_reports(reports)
     _say(*(f"{report.file}: {problem}" for report in reports for problem in report.problems))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcode_assets.export.quantizations import quantization
+from medcode_assets.export.quantizations import QUANTIZATIONS, quantization
 from medcode_assets.export.report import GgufReport
 from medcode_assets.export.templates import fill
 from medcode_serving.bundle import BundleManifest, Metric
@@ -49,6 +49,8 @@ SYSTEMS = {
     "hcpcs": "HCPCS",
     "cpt": "CPT",
 }
+LORA_END = "-LoRA-F32.gguf"
+"""The name of an adapter's own GGUF file ends so."""
 RELEASES = {"mimic-iii": "MIMIC-III", "mimic-iv": "MIMIC-IV"}
 
 
@@ -69,7 +71,7 @@ def model_card(
         manifest: The bundle's.
         vocabulary: The bundle's codes.
         reports: What verification found, one a GGUF file, in the order in which they are shown.
-        checksums: sha256 of each GGUF file, by name.
+        checksums: sha256 of each GGUF file, by name; the adapter's own (`LORA_END`) is told of if it is there.
         license: The base model's.
         license_files: Names of its licence files in the folder.
         answer_tokens: Tokens of an answer at most.
@@ -89,7 +91,11 @@ def model_card(
         license_files=license_files,
         reports=reports,
         served=served_file(reports),
+        same_notes=_same_notes(reports),
         label={report.file: quantization(report.quantization).label for report in reports},
+        gate={report.file: quantization(report.quantization).gate for report in reports},
+        lora=next((name for name in checksums if name.endswith(LORA_END)), None),
+        lora_gate=QUANTIZATIONS["f16"].gate,
         fallen_back={report.file: fallen_back(report) for report in reports},
         verifiers=sorted({report.verifier for report in reports}),
         checksums=checksums,
@@ -127,6 +133,14 @@ def fallen_back(report: GgufReport) -> dict[str, int]:
         for kind, count in report.tensor_types.items()
         if kind != "F32" and (not kind.endswith("_K") if k_quant else kind != label)
     }
+
+
+def _same_notes(reports: Sequence[GgufReport]) -> bool:
+    """Tell whether all that were scored were scored on the same notes, as far as a card shows it.
+
+    A report that an earlier export made may rest on others.
+    """
+    return len({(report.f1.notes, f"{report.f1.merged:.3f}") for report in reports if report.f1}) <= 1
 
 
 def _results(metrics: Sequence[Metric]) -> list[tuple[str, str, list[str]]]:

@@ -2,36 +2,38 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from medcode_assets.export.card import model_card
-from medcode_assets.export.chat_template import chat_template
 from medcode_assets.export.license import copy_license_files, read_license
-from medcode_assets.export.lm_studio import install_in_lm_studio
 from medcode_assets.export.merge import TOKENIZER_FILES
 from medcode_assets.export.ollama import ollama_modelfile
 from medcode_assets.export.quantizations import Quantization
 from medcode_assets.export.report import GgufReport
 from medcode_serving.bundle import Bundle, file_sha256
 from medcode_serving.codes.vocabulary import Vocabulary
-from medcode_serving.gguf_folder import GGUF_MANIFEST, TOKENIZER, GgufFile, GgufManifest, verify_folder
-
-__all__ = [
-    "chat_template",
-    "file_name",
-    "install_in_lm_studio",
-    "read_license",
-    "seal",
-    "verify_folder",
-    "write_companions",
-]
+from medcode_serving.errors import MedcodeError
+from medcode_serving.gguf_folder import GGUF_MANIFEST, TOKENIZER, GgufFile, GgufManifest, read_gguf_manifest
 
 CARD = "README.md"
 MODELFILE = "Modelfile"
 GRAMMAR = "codes.gbnf"
 # transformers 5 looks into config.json, too, before it chooses the tokenizer's class.
 _TOKENIZER_FILES = (*TOKENIZER_FILES, "config.json")
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """An intact file that was delivered."""
+
+    path: Path
+    report: GgufReport
+    verified_on: str
+    """`Verification.fingerprint` that the report rests on."""
 
 
 def file_name(recipe: str, version: str, quantization: Quantization) -> str:
@@ -93,13 +95,22 @@ def write_companions(folder: Path, bundle: Bundle, base: Path, reports: Sequence
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def seal(folder: Path, bundle: Bundle, reports: Sequence[GgufReport]) -> GgufManifest:
+def seal(
+    folder: Path,
+    bundle: Bundle,
+    reports: Sequence[GgufReport],
+    *,
+    made_from: Mapping[str, str],
+    verified_on: Mapping[str, str],
+) -> GgufManifest:
     """Write manifest.json over all files of a folder; it appears last and complete.
 
     Args:
         folder: Holds the GGUF files that the reports name, and what goes with them.
         bundle: What was exported.
         reports: One a GGUF file.
+        made_from: All that the files depend on.
+        verified_on: What each report rests on (`Verification.fingerprint`), by the file's name.
 
     Returns:
         What was written.
@@ -111,6 +122,7 @@ def seal(folder: Path, bundle: Bundle, reports: Sequence[GgufReport]) -> GgufMan
             sha256=file_sha256(folder / report.file),
             size_bytes=(folder / report.file).stat().st_size,
             verification=report.model_dump(mode="json"),
+            verified_on=verified_on[report.file],
         )
         for report in reports
     )
@@ -119,6 +131,7 @@ def seal(folder: Path, bundle: Bundle, reports: Sequence[GgufReport]) -> GgufMan
     manifest = GgufManifest(
         recipe=bundle.manifest.recipe,
         version=bundle.manifest.version,
+        made_from=dict(made_from),
         files=files,
         others={name: file_sha256(path) for name, path in others.items() if name not in apart},
     )
@@ -126,6 +139,22 @@ def seal(folder: Path, bundle: Bundle, reports: Sequence[GgufReport]) -> GgufMan
     aside.write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     aside.replace(folder / GGUF_MANIFEST)
     return manifest
+
+
+def delivered(folder: Path, made_from: dict[str, str]) -> dict[str, Delivered]:
+    """Return the intact files in a folder that were made from just this, by number format."""
+    try:
+        manifest = read_gguf_manifest(folder)
+        reports = {file.file: GgufReport.model_validate(file.verification) for file in manifest.files}
+    except (MedcodeError, ValidationError):
+        return {}  # none there, or of an older medcode
+    if manifest.made_from != made_from:
+        return {}
+    return {
+        file.quantization: Delivered(folder / file.file, reports[file.file], file.verified_on)
+        for file in manifest.files
+        if (folder / file.file).is_file() and file_sha256(folder / file.file) == file.sha256
+    }
 
 
 def _context(base: Path) -> int | None:

@@ -21,6 +21,18 @@ Config = dict[str, Any]
 """A model's config.json with every setting that its class in transformers has (`complete_config`)."""
 
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+)
+"""Settings that no model has below 1; transformers takes any integer, and divides by some."""
 
 
 def _unchanged(name: str, weight: "np.ndarray", config: Config) -> "np.ndarray":
@@ -53,16 +65,19 @@ def complete_config(config: dict[str, Any]) -> Config:
     A model type that is not supported is returned as it is.
 
     Raises:
-        MedcodeError: transformers refuses the settings.
+        MedcodeError: a count is below 1, or transformers refuses the settings.
     """
-    if config.get("model_type") not in FAMILIES:
+    if str(config.get("model_type")) not in FAMILIES:
         return config
+    for name in _COUNTS:
+        if isinstance(count := config.get(name), int) and count < 1:
+            raise MedcodeError(f"config.json: {name} {count} is below 1; take the base model's own")
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         complete: Config = AutoConfig.for_model(**config).to_dict()
-    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
+    except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise MedcodeError(
             f"config.json: no {config['model_type']} settings that transformers takes "
             f"({' '.join(str(error).split())}); take the base model's own"
@@ -80,7 +95,7 @@ def family_of(config: Config) -> Family:
     family = FAMILIES.get(str(model_type))
     if family is None:
         raise MedcodeError(
-            f"GGUF export of model type {model_type!r} is not verified yet; "
+            f"config.json: GGUF export of model type {model_type!r} is not verified yet; "
             f"supported: {', '.join(sorted(FAMILIES))}; train on such a base, or serve without GGUF"
         )
     if problem := family.unsupported(config):

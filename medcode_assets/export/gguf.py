@@ -84,9 +84,9 @@ def write_gguf(
     """
     if quantization(file_type).by_llamacpp:
         raise MedcodeError(f"{file_type}: llama.cpp's quantizer makes it from an f16 file; use quantize_gguf")
+    writer = header_of(merged, file_type, metadata)
     config = read_config(merged)
     plan = plan_tensors(merged, config, file_type)
-    writer = header_of(merged, config, plan, file_type, metadata)
     output.parent.mkdir(parents=True, exist_ok=True)
     _refuse_full_disk(output, sum(tensor.nbytes for tensor in plan))
     with written_aside(output) as aside:
@@ -101,15 +101,17 @@ def read_config(merged: Path) -> Config:
     """Return a model folder's config.json with every setting that its class in transformers has.
 
     Raises:
-        MedcodeError: there is none, it is no JSON, or transformers refuses a setting.
+        MedcodeError: there is none, it is no JSON object, or transformers refuses a setting.
     """
     file = merged / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MedcodeError(f"{file}: missing; name the folder of a merged model") from None
-    except ValueError:
-        raise MedcodeError(f"{file}: no JSON; merge the adapter again") from None
+    except (OSError, ValueError, RecursionError):  # a folder, no JSON in UTF-8, lists in lists in lists
+        config = None
+    if not isinstance(config, dict):
+        raise MedcodeError(f"{file}: no JSON object; fetch the model anew, or merge the adapter again")
     return complete_config(config)
 
 
@@ -231,9 +233,7 @@ def written_aside(output: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def header_of(
-    merged: Path, config: Config, plan: list[PlannedTensor], file_type: QuantizationName, metadata: ModelMetadata
-) -> "GGUFWriter":
+def header_of(merged: Path, file_type: QuantizationName, metadata: ModelMetadata) -> "GGUFWriter":
     """Return a writer that holds every field of a file's header, and no tensor yet; `write_header` opens the file.
 
     Raises:
@@ -241,10 +241,11 @@ def header_of(
     """
     from gguf import GGUFWriter
 
+    config = read_config(merged)
     family = family_of(config)
     tokenizer = read_tokenizer(merged, config["vocab_size"])
     writer = GGUFWriter(None, family.architecture)
-    _add_metadata(writer, plan, file_type, metadata)
+    _add_metadata(writer, plan_tensors(merged, config, file_type), file_type, metadata)
     family.add_parameters(writer, config)
     add_tokenizer(writer, merged, tokenizer, metadata.chat_template)
     return writer

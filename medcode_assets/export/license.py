@@ -3,13 +3,15 @@
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 UNKNOWN = "see the base model"
 LICENSE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
+_STRING = "tag:yaml.org,2002:str"
+_LONGEST = 100
+"""Characters of a licence's name."""
 _BEGINNING = 500
 """Characters of a licence text that have its title."""
 _TITLES = {
@@ -57,7 +59,7 @@ def copy_license_files(base: Path, folder: Path) -> list[str]:
 
 
 def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _from_front_matter(card: str) -> str | None:
@@ -65,16 +67,25 @@ def _from_front_matter(card: str) -> str | None:
     if block is None:
         return None
     try:
-        front: Any = yaml.safe_load(block[1])
-    except yaml.YAMLError:
+        # Nodes and no values: values of a hostile card can fail in many ways (2024-99-99), or fill the memory.
+        front = yaml.compose(block[1], Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return None
-    if not isinstance(front, dict):
+    if not isinstance(front, yaml.MappingNode):
         return None
-    name = front.get("license")
+    fields = {key.value: value for key, value in front.value if isinstance(key, yaml.ScalarNode)}
+    name = _plain(fields.get("license"))
     if name in (None, "other", "unknown"):
-        name = front.get("license_name")
-    words = " ".join(map(str, name) if isinstance(name, list) else [str(name or "")])
-    return re.sub(r"[^\w .+-]", "", words).strip() or None  # goes into other files' metadata
+        name = _plain(fields.get("license_name"))
+    return re.sub(r"[^\w .+-]", "", name or "").strip() or None  # goes into other files' metadata
+
+
+def _plain(node: yaml.Node | None) -> str | None:
+    """Return a string, or a list of strings as one; None for anything else, or longer than a licence's name."""
+    nodes: list[yaml.Node | None] = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    words = [one.value for one in nodes if isinstance(one, yaml.ScalarNode) and one.tag == _STRING]
+    text = " ".join(words)
+    return text if len(words) == len(nodes) and len(text) <= _LONGEST else None
 
 
 def _from_title(text: str) -> str | None:

@@ -19,13 +19,13 @@ _FORCING_BIAS = 1e4
 class LlamaCppModel:
     """A GGUF file in llama.cpp on the CPU, as `LanguageModel`; use it in a `with` statement."""
 
-    def __init__(self, file: Path, context_length: int) -> None:
-        """Load a file for prompts and answers of together at most `context_length` tokens.
+    def __init__(self, file: Path, context_length: int, lora: Path | None = None) -> None:
+        """Load a file for prompts and answers of together at most `context_length` tokens, with an adapter over it.
 
         Raises:
-            MedcodeError: llama.cpp is not installed, or does not load the file.
+            MedcodeError: llama.cpp is not installed, or does not load a file.
         """
-        self.server = LlamaCppServer(file, context_length=context_length, exact=True)
+        self.server = LlamaCppServer(file, context_length=context_length, exact=True, lora=lora)
         self._vocabulary_size: int = self.server.get("/v1/models")["data"][0]["meta"]["n_vocab"]
         self._forced = self.server.tokenize("A")[-1]
 

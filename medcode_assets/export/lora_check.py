@@ -7,29 +7,19 @@ from medcode_assets.export.llamacpp import LlamaCppModel
 from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_assets.export.reference import TransformersModel
 from medcode_assets.export.verify import divergence
-from medcode_serving.engines.llamacpp_server import LlamaCppServer
 
 _NEW_TOKENS = 32
 _GATE = QUANTIZATIONS["f16"].gate
 """Both are fp32, but sum in another order."""
 
 
-class _Adapted(LlamaCppModel):
-    """A base model's GGUF file with an adapter over it."""
-
-    def __init__(self, file: Path, lora: Path, context_length: int) -> None:
-        super().__init__(file, context_length)
-        self.server.close()
-        self.server = LlamaCppServer(file, context_length=context_length, exact=True, lora=lora)
-
-
-def lora_problems(lora: Path, base_gguf: Path, merged: Path, prompts: Sequence[str]) -> list[str]:
+def lora_problems(lora: Path, base_gguf: Path, reference: TransformersModel, prompts: Sequence[str]) -> list[str]:
     """Compare next-token distributions along the merged model's greedy answers; return what is wrong, no text in it.
 
     Args:
         lora: `write_lora_gguf`'s file.
         base_gguf: The base model as GGUF, f32.
-        merged: The merged model's folder.
+        reference: The merged model.
         prompts: Rendered prompts, at least one.
 
     Raises:
@@ -37,10 +27,9 @@ def lora_problems(lora: Path, base_gguf: Path, merged: Path, prompts: Sequence[s
     """
     import numpy as np
 
-    reference = TransformersModel(merged)
     encoded = [reference.tokenize(prompt)[: reference.context_length - _NEW_TOKENS - 8] for prompt in prompts]
     found: list[float] = []
-    with _Adapted(base_gguf, lora, max(map(len, encoded)) + _NEW_TOKENS + 8) as model:
+    with LlamaCppModel(base_gguf, max(map(len, encoded)) + _NEW_TOKENS + 8, lora) as model:
         for prompt in encoded:
             tokens = prompt + reference.greedy(prompt, _NEW_TOKENS)
             positions = list(range(len(prompt) - 1, len(tokens) - 1))

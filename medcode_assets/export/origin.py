@@ -37,7 +37,11 @@ def refuse_other_model(gguf_file: Path, merged: Path) -> None:
     from medcode_assets.export.gguf import plan_tensors, read_config
     from medcode_assets.export.gguf_reader import open_gguf
 
-    found = {tensor.name: tuple(reversed(tensor.shape.tolist())) for tensor in open_gguf(gguf_file).tensors}
+    reader = open_gguf(gguf_file)
+    kind = reader.get_field("general.type")
+    if kind is not None and kind.contents() == "adapter":
+        raise MedcodeError(f"{gguf_file}: an adapter, which was verified when it was written; name a model's file")
+    found = {tensor.name: tuple(reversed(tensor.shape.tolist())) for tensor in reader.tensors}
     planned = {tensor.name: tensor.shape for tensor in plan_tensors(merged, read_config(merged), "f16")}
     other = sorted(name for name in found.keys() | planned.keys() if found.get(name) != planned.get(name))
     if other:

@@ -60,5 +60,5 @@ def quantization(name: str) -> Quantization:
     """
     found = QUANTIZATIONS.get(name.lower())
     if found is None:
-        raise MedcodeError(f"{name}: no quantization that is exported; one of {', '.join(QUANTIZATIONS)}")
+        raise MedcodeError(f"quantization {name}: not one that is exported; choose from {', '.join(QUANTIZATIONS)}")
     return found

@@ -29,7 +29,7 @@ def quantize_gguf(
 ) -> Path:
     """Quantize a GGUF file to a K-quant.
 
-    Rows that do not divide by 256 get an older, larger type, as llama.cpp chooses; `tensors.fallen_back` counts them.
+    Rows that do not divide by 256 get an older, larger type, as llama.cpp chooses; `card.fallen_back` counts them.
 
     Args:
         f16: The file to quantize, f16 or f32; `write_gguf` makes it.

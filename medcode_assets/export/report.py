@@ -1,5 +1,8 @@
 """What verification of a GGUF file found; holds no text of any prompt or note."""
 
+import json
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -37,8 +40,8 @@ class GgufReport(_Frozen):
     )
     tensor_types: dict[str, int] = Field(description="Tensors by their own type: a K-quant mixes several.")
     fine_tune_kept: float | None = Field(
-        description="Least share, over the tensors that the adapter changed, of its change that is in the file: 1 all, "
-        "0 none. Null where the base model is not at hand."
+        description="Share of the fine-tune's change that is in the file, for the tensor where it is farthest from 1: "
+        "1 all, 0 none. Null where the base model is not at hand."
     )
     texts: int = Field(description="Prompts and clinical samples that were tokenized.")
     token_mismatches: int = Field(description="Texts that the file's tokenizer splits otherwise.")
@@ -55,6 +58,11 @@ class GgufReport(_Frozen):
     f1: F1Comparison | None = Field(default=None, description="Null where no validation notes are at hand.")
     seconds: float
     problems: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON knows it: what is no number is null."""
+        found: dict[str, Any] = json.loads(self.model_dump_json())
+        return found
 
     @property
     def passed(self) -> bool:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 
 _VALUES_AT_ONCE = 2**18  # fits a processor's cache; a multiple of every type's block
-_GROUP = 16  # neighbours that share step and offset; Q6_K's, the other types have 32
-_LARGEST_CLIPPED = 0.25
+_LARGEST_MISS = 0.25, 1 / 32
 _LARGEST_STANDARD_ERROR = 0.05
 
 
@@ -32,6 +31,8 @@ class _Grid:
     greatest: int
     steps: int
     """Between the least and the greatest number."""
+    group: int = 32
+    """Neighbours that share step and offset."""
 
 
 _GRIDS = {
@@ -40,7 +41,7 @@ _GRIDS = {
     "Q5_1": _Grid(slice(4, 24), 0x00, 0xFF, 31),
     "Q4_K": _Grid(slice(16, 144), 0x00, 0xFF, 15),
     "Q5_K": _Grid(slice(16, 176), 0x00, 0xFF, 31),
-    "Q6_K": _Grid(slice(0, 192), 0x00, 0xFF, 63),
+    "Q6_K": _Grid(slice(0, 192), 0x00, 0xFF, 63, group=16),
 }
 """The types that llama.cpp's quantizer gives a K-quant's matrices, by gguf's name; layouts: ggml-common.h."""
 
@@ -65,24 +66,6 @@ def tensor_types(gguf_file: Path) -> dict[str, int]:
     from medcode_assets.export.gguf_reader import open_gguf
 
     return dict(Counter(tensor.tensor_type.name for tensor in open_gguf(gguf_file).tensors).most_common())
-
-
-def fallen_back(gguf_file: Path) -> int:
-    """Count the matrices that llama.cpp's quantizer kept in an older and larger type than the K-quant asks for.
-
-    It does so silently with rows that do not divide by 256, such as the 896 values of Qwen2.5-0.5B. 0 for a file
-    that is no K-quant.
-
-    Raises:
-        MedcodeError: see `read_quantization`.
-    """
-    if not read_quantization(gguf_file).by_llamacpp:
-        return 0
-    return sum(
-        count
-        for name, count in tensor_types(gguf_file).items()
-        if not name.endswith("_K") and name not in ("F32", "F16")
-    )
 
 
 def changed_tensors(gguf_file: Path, merged: Path) -> tuple[int, list[str]]:
@@ -117,10 +100,12 @@ def changed_tensors(gguf_file: Path, merged: Path) -> tuple[int, list[str]]:
 def fine_tune_kept(gguf_file: Path, merged: Path, base: Path) -> tuple[float, str] | None:
     """Measure how much of the fine-tune is in a GGUF file, tensor by tensor.
 
-    With change = merged - base and error = file - merged, the share is <file - base, change> / <change, change>
-    = 1 + <error, change> / <change, change>: 1 if the file holds the whole change, 0 if it holds the base. Rounding
-    errors do not know the change, so that their sum of n products grows with √n only; the share's standard error is
-    rms(error) / (rms(change) * √n). Tensors with more than 0.05 of it cannot tell and are left out.
+    With change = merged - base and error = file - merged, both without their part along the merged weights, the share
+    is 1 + <error, change> / <change, change>: 1 if the file holds the whole change, 0 if it holds the base, 2 if it
+    holds the change twice. Rounding shortens weights (Q4_K by 0.5 %), so it knows a change along them. Beside them its
+    errors know nothing: their sum of n products with the change grows with √n only. The share's standard error is
+    rms(error - (share - 1) * change) / (rms(change) * √n). Tensors with more than 0.05 of it cannot tell and are left
+    out; so are those that were only scaled.
 
     Args:
         gguf_file: The exported file.
@@ -128,8 +113,8 @@ def fine_tune_kept(gguf_file: Path, merged: Path, base: Path) -> tuple[float, st
         base: The base model's folder. Where tokens were added, the rows that it has are compared.
 
     Returns:
-        (least share, name of its tensor in the GGUF file); None if no tensor can tell: the merged model is the base,
-        or the change is lost in the rounding.
+        (share farthest from 1, name of its tensor in the GGUF file); None if no tensor can tell: the merged model is
+        the base, or the change is lost in the rounding.
 
     Raises:
         MedcodeError: one of the three cannot be read, or the base has other shapes.
@@ -152,7 +137,7 @@ def fine_tune_kept(gguf_file: Path, merged: Path, base: Path) -> tuple[float, st
         share = _share_kept(_stored(found, tensor), rows, rows_before)
         if share is not None:
             shares.append((share, tensor.name))
-    return min(shares, default=None)
+    return max(shares, key=lambda kept: abs(kept[0] - 1), default=None)
 
 
 def _quantization(gguf_file: Path, reader: "GGUFReader") -> Quantization:
@@ -206,9 +191,10 @@ def _is_rounded(data: "np.ndarray", values: "np.ndarray", kind: "GGMLQuantizatio
     on top: the weight before, and in Q8_0, Q5_0 and Q5_1 step and offset afterwards, each by 2^-11 of it, and below
     f16's normal range by 2^-25.
 
-    The grid itself is llama.cpp's choice; it may not reach the outermost weights. Of a block's largest weight at most
-    0.123 was cut off (Q4_K, of uniform weights; normal 0.106, Student's t 0.077, real ones 0.097; Q5_K 0.065,
-    Q6_K 0.069, Q5_0 1 / 16), and twice that is allowed, and what f16's smallest steps may lose: 2^-13.
+    The grid itself is llama.cpp's choice. It may end before a group's largest weight or beyond it, and a block stores
+    its groups' steps as whole numbers too. At most that was 0.12 and 0.18 of a group's largest weight (Q4_K, uniform
+    and real weights), and 1 / 65 of its block's where groups differ (Student's t); about twice that is allowed, and
+    what f16's smallest steps may lose: 2^-13.
     """
     import numpy as np
     from gguf import GGML_QUANT_SIZES, quants
@@ -219,15 +205,29 @@ def _is_rounded(data: "np.ndarray", values: "np.ndarray", kind: "GGMLQuantizatio
     for end in (grid.least, grid.greatest):
         filled = data.copy()
         filled.reshape(-1, block_bytes)[:, grid.numbers] = end
-        ends.append(quants.dequantize(filled, kind).reshape(-1, _GROUP)[:, :1])
+        ends.append(quants.dequantize(filled, kind).reshape(-1, grid.group)[:, :1])
     low, high = np.minimum(*ends), np.maximum(*ends)  # a step may be negative
     tolerance = (high - low) * (0.5 / grid.steps) + (high - low + np.abs(low)) * 2**-10 + grid.steps * 2**-25
-    weights = values.reshape(-1, _GROUP)
+    weights = values.reshape(-1, grid.group)
     reached = np.clip(weights, low, high)
-    off = np.abs(quants.dequantize(data, kind).reshape(-1, _GROUP) - reached)
-    clipped = np.abs(weights - reached).reshape(-1, block).max(axis=1)
-    largest = np.abs(weights).reshape(-1, block).max(axis=1)
-    return bool((off <= tolerance).all() and (clipped <= _LARGEST_CLIPPED * largest + 2**-13).all())
+    off = np.abs(quants.dequantize(data, kind).reshape(-1, grid.group) - reached)
+    return bool((off <= tolerance).all() and _fits(weights, low, high, block))
+
+
+def _fits(weights: "np.ndarray", low: "np.ndarray", high: "np.ndarray", block: int) -> bool:
+    """Tell whether grids from `low` to `high`, [groups, 1], end near the largest of their weights, [groups, group].
+
+    A grid that ends far beyond is too coarse: the nearest of its points may be 0 for every weight.
+    """
+    import numpy as np
+
+    largest = np.abs(weights).max(axis=1)
+    cut = np.abs(weights - np.clip(weights, low, high)).max(axis=1)
+    beyond = np.maximum(-low, high)[:, 0] - largest
+    groups = block // weights.shape[1]
+    of_block = largest.reshape(-1, groups).max(axis=1).repeat(groups)
+    of_group, of_its_block = _LARGEST_MISS
+    return bool((np.maximum(cut, beyond) <= of_group * largest + of_its_block * of_block + 2**-13).all())
 
 
 def _share_kept(
@@ -243,18 +243,29 @@ def _share_kept(
         return 0.0
     count, changed, product, noise = 0, 0.0, 0.0, 0.0
     for data, after, before in zip(_data(stored), _flat(rows), _flat(rows_before), strict=False):
-        change = after[: len(before)] - before
+        after = after[: len(before)]
+        change = after - before
         if not change.any():
             continue
         with np.errstate(all="ignore"):
-            error = (quants.dequantize(data, stored.tensor_type) - after)[: len(before)]
+            error = _beside(quants.dequantize(data, stored.tensor_type)[: len(before)] - after, after)
+            change = _beside(change, after)
             count += len(change)
             changed += float(np.vdot(change, change))
             product += float(np.vdot(error, change))
             noise += float(np.vdot(error, error))
-    if not changed or not math.sqrt(noise / count / changed) <= _LARGEST_STANDARD_ERROR:
+    if not changed:
         return None
-    return 1 + product / changed
+    known = product / changed
+    unknown = max(noise / changed - known**2, 0)
+    return 1 + known if math.sqrt(unknown / count) <= _LARGEST_STANDARD_ERROR else None
+
+
+def _beside(differences: "np.ndarray", weights: "np.ndarray") -> "np.ndarray":
+    """Return differences without their part along the weights, which a change of scale makes."""
+    import numpy as np
+
+    return differences - weights * (np.vdot(differences, weights) / (np.vdot(weights, weights) or 1))
 
 
 def _data(stored: "ReaderTensor") -> "Iterator[np.ndarray]":

@@ -10,6 +10,7 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from transformers import PreTrainedTokenizerBase
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -61,16 +62,16 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
             tokens.
 
     Raises:
-        MedcodeError: no tokenizer.json, another kind than byte-level BPE, or a splitting rule that is not
-            known to be the same in llama.cpp. A wrong rule changes tokens silently, so there is no default.
+        MedcodeError: no tokenizer.json, one that transformers cannot use, another kind than byte-level BPE, or a
+            splitting rule that is not known to be the same in llama.cpp. A wrong rule changes tokens silently, so
+            there is no default.
     """
     from gguf import TokenType
 
     file = folder / "tokenizer.json"
-    if not file.exists():
+    if not file.is_file():
         raise MedcodeError(f"{file}: missing; put the base model's tokenizer files there")
-    tokenizer = load_tokenizer(folder)
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokenizer, spec, begun = _loaded(folder)
     pre = _pre_tokenizer_name(file, spec)
     tokens = {index: token for token, index in spec["model"]["vocab"].items()}
     types = dict.fromkeys(tokens, int(TokenType.NORMAL))
@@ -86,7 +87,6 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
             "take the base model's own tokenizer"
         )
     ids = range(vocabulary_size)
-    begun: list[int] = tokenizer("A")["input_ids"]
     return GgufTokenizer(
         pre=pre,
         tokens=[tokens.get(index, f"[PAD{index}]") for index in ids],
@@ -94,6 +94,23 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
         adds_bos=begun[0] == tokenizer.bos_token_id,
         adds_eos=begun[-1] == tokenizer.eos_token_id,
     )
+
+
+def _loaded(folder: Path) -> "tuple[PreTrainedTokenizerBase, dict[str, Any], list[int]]":
+    """Return a folder's tokenizer, its tokenizer.json as transformers changed it, and the token ids of `A`."""
+    try:
+        tokenizer = load_tokenizer(folder)
+        begun: list[int] = tokenizer("A")["input_ids"]
+        if not begun:
+            raise ValueError("a vocabulary without letters")
+        return tokenizer, json.loads(tokenizer.backend_tokenizer.to_str()), begun
+    except MedcodeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - transformers and tokenizers check no shapes, and raise plain Exceptions too
+        raise MedcodeError(
+            f"{folder / 'tokenizer.json'}: it or tokenizer_config.json is none that transformers can use "
+            f"({type(error).__name__}); take the base model's own"
+        ) from error
 
 
 def add_tokenizer(

@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from medcode_assets.evaluation.predictions import LabelledNotes
 from medcode_assets.export.answers import compare_f1
+from medcode_assets.export.lora_check import lora_problems
+from medcode_assets.export.metadata import ModelMetadata
 from medcode_assets.export.reference import TransformersModel
 from medcode_assets.export.report import F1Comparison, GgufReport
-from medcode_assets.export.verify import CLINICAL_SAMPLE, verify_gguf
+from medcode_assets.export.verify import CLINICAL_SAMPLE, f1_problems, verify_gguf
 from medcode_assets.progress import advance, step
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import TRIES, Bundle
@@ -31,6 +33,8 @@ class ValidationSample:
     """Rendered, as training saw them; at least one."""
     notes: LabelledNotes | None = None
     """Notes of the validation split for micro F1; None: it is not measured."""
+    invented: bool = False
+    """Whether the prompts hold made-up text, because no validation notes are at hand."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,7 +45,24 @@ class ValidationSample:
 def invented_sample(bundle: Bundle, prompts: int) -> ValidationSample:
     """Return a sample for where no validation notes are at hand: invented text in the bundle's own prompt."""
     texts = [text for text in CLINICAL_SAMPLE if text.strip()]
-    return ValidationSample(tuple(bundle.manifest.prompt.render(text) for text in texts[:: -(-len(texts) // prompts)]))
+    chosen = texts[:: -(-len(texts) // prompts)]
+    return ValidationSample(tuple(map(bundle.manifest.prompt.render, chosen)), invented=True)
+
+
+def measured(sample: ValidationSample, reports: Sequence[GgufReport]) -> dict[str, str | int]:
+    """Return what reports rest on: the kind of sample, and how much of it each of them saw at least.
+
+    Args:
+        sample: Of the export that returned the reports; one that it kept from before may rest on a better sample.
+        reports: One a file, at least one.
+    """
+    f1_notes = min(report.f1.notes if report.f1 else 0 for report in reports)
+    return {
+        "sample": "invented text" if sample.invented and not f1_notes else "validation notes",
+        "prompts": min(report.greedy_total for report in reports),
+        "positions": min(report.positions for report in reports),
+        "f1_notes": f1_notes,
+    }
 
 
 class MergedAnswers:
@@ -124,6 +145,7 @@ class Verification:
         sample: ValidationSample,
         *,
         most_f1_lost: float,
+        metadata: ModelMetadata,
         folder: Path,
     ) -> None:
         """Nothing is loaded yet.
@@ -134,10 +156,11 @@ class Verification:
             merged: The merged model's folder.
             sample: What both are asked.
             most_f1_lost: Micro F1 that a file may lose.
+            metadata: What the files must say about themselves, if medcode made them.
             folder: Where the merged model's answers and the trie of the codes are kept.
         """
         self._bundle, self._base, self._merged, self._sample = bundle, base, merged, sample
-        self._most_f1_lost, self._folder = most_f1_lost, folder
+        self._most_f1_lost, self._metadata, self._folder = most_f1_lost, metadata, folder
         self._answers = MergedAnswers(merged, bundle, folder, sample)
 
     @cached_property
@@ -146,13 +169,36 @@ class Verification:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 over the sample and what a file may lose."""
-        return hashlib.sha256(f"{self._sample.fingerprint} {self._most_f1_lost}".encode()).hexdigest()
+        """A sha256 over the sample and, where F1 is measured, what a file may lose."""
+        lost = self._most_f1_lost if self._sample.notes else None
+        return hashlib.sha256(f"{self._sample.fingerprint} {lost}".encode()).hexdigest()
 
-    def report(self, file: Path) -> GgufReport:
-        """Hold a file against the merged model. Raises as `verify_gguf` does."""
+    def stands(self, report: GgufReport, verified_on: str) -> bool:
+        """Tell whether an earlier report says all that a new one would say.
+
+        Where there are notes, the earlier one must rest on the same sample and limit. Where there are none, as on a
+        machine without the warehouse, a report with F1 says more than a new one could: it stands, whatever its prompts
+        were, unless its F1 loses more than is allowed now.
+
+        Args:
+            report: Of a file that did not change since.
+            verified_on: The `fingerprint` that it rests on.
+        """
+        if self._sample.notes or report.f1 is None:
+            return verified_on == self.fingerprint
+        return not f1_problems(report.f1, self._most_f1_lost)
+
+    def report(self, file: Path, *, f1: F1Comparison | None = None, foreign: bool = False) -> GgufReport:
+        """Hold a file against the merged model. Raises as `verify_gguf` does.
+
+        Args:
+            file: The file.
+            f1: What was measured of it before; counts where the sample has no notes to measure it on.
+            foreign: Another program made it, and says of the model what it likes.
+        """
         label = file.stem.rpartition("-")[2]
-        f1 = self._f1(file, label, self._sample.notes) if self._sample.notes else None
+        if self._sample.notes:
+            f1 = self._f1(file, label, self._sample.notes)
         with tqdm(desc=f"verifying {label}", unit="prompt", delay=1) as bar:
             return verify_gguf(
                 file,
@@ -163,8 +209,13 @@ class Verification:
                 f1=f1,
                 most_f1_lost=self._most_f1_lost,
                 reference=self._reference,
+                metadata=None if foreign else self._metadata,
                 on_progress=partial(advance, bar),
             )
+
+    def lora_problems(self, lora: Path, base_gguf: Path) -> list[str]:
+        """Hold an adapter's own file, over its base model in f32, against the merged model; return what is wrong."""
+        return lora_problems(lora, base_gguf, self._reference, self._sample.prompts)
 
     def _f1(self, file: Path, label: str, notes: LabelledNotes) -> F1Comparison:
         from medcode_serving.engines.llamacpp import LlamaCppEngine

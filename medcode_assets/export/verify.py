@@ -7,6 +7,7 @@ wrong pre-tokenizer), does a chat window send the prompt of training, and does l
 (wrong rope, forgotten permutation)?
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,8 @@ def verify_gguf(
         prompt: Words around a note that the file's chat template must render; None: not compared.
         metadata: What the file must say about itself; None: only hyperparameters and tokenizer are compared.
         f1: What `compare_f1` measured, if it did.
-        most_f1_lost: Micro F1 that the file may lose; more is a problem if it cannot be chance, more than twice as much always.
+        most_f1_lost: Micro F1 that the file may lose; more is a problem if it cannot be chance, more than twice as
+            much is one in any case.
         reference: The merged model, loaded; None: it is loaded here.
         on_progress: Told (prompts compared, prompts in all).
 
@@ -133,7 +135,7 @@ def verify_gguf(
         *_weight_problems(weights),
         *_text_problems(texts),
         *_answer_problems(report, quantization.gate, comparison.parted),
-        *_f1_problems(f1, most_f1_lost),
+        *f1_problems(f1, most_f1_lost),
     )
     return report.model_copy(update={"problems": problems, "seconds": round(time.monotonic() - started, 2)})
 
@@ -328,7 +330,9 @@ def _text_problems(texts: _Texts) -> list[str]:
 
 def _answer_problems(report: GgufReport, gate: Gate, parted: list[tuple[int, float]]) -> list[str]:
     problems = []
-    if not report.kl_mean <= gate.kl:  # so that NaN is a problem
+    if not math.isfinite(report.kl_mean):
+        problems.append("llama.cpp computes what is no number")
+    elif report.kl_mean > gate.kl:
         problems.append(f"next-token distributions differ: KL {report.kl_mean:.2g}, at most {gate.kl:.0e} is expected")
     if not report.top1_agreement >= gate.top1:
         problems.append(
@@ -342,7 +346,8 @@ def _answer_problems(report: GgufReport, gate: Gate, parted: list[tuple[int, flo
     return problems
 
 
-def _f1_problems(f1: F1Comparison | None, most_lost: float) -> list[str]:
+def f1_problems(f1: F1Comparison | None, most_lost: float) -> list[str]:
+    """Return what is wrong with a loss of micro F1: that it cannot be chance, or is too great for any."""
     if f1 is None or f1.loss <= most_lost:
         return []
     if f1.low <= 0 and f1.loss <= 2 * most_lost:  # may be chance; but few notes have intervals that excuse any loss

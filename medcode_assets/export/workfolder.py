@@ -20,9 +20,14 @@ _MOST_QUANTIZED = 8.5 / 8
 
 
 def work_folder(bundle: Bundle, target: Path) -> Path:
-    """Return where an export into `target` is prepared: on its file system, and not inside the checksummed bundle."""
-    parent = bundle.path.parent if target.parent == bundle.path else target.parent
-    return parent / f".{bundle.manifest.version}.gguf-work"
+    """Return where an export into `target` is prepared: on its file system, and not inside the checksummed bundle.
+
+    Each target has its own: a killed export may have left an earlier one's files there (`put_back`).
+    """
+    manifest = bundle.manifest
+    if target.parent == bundle.path:
+        return bundle.path.parent / f".{manifest.version}.gguf-work"
+    return target.parent / f".{manifest.recipe}-{manifest.version}.{target.name}.gguf-work"
 
 
 def put_back(folder: Path, target: Path) -> None:

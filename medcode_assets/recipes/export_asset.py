@@ -6,7 +6,7 @@ from medcode_assets.artifacts import required
 from medcode_assets.config import ExportSettings, Settings
 from medcode_assets.export.exporting import bundle_folder, export_gguf
 from medcode_assets.export.table import report_rows
-from medcode_assets.export.validation import invented_sample
+from medcode_assets.export.validation import invented_sample, measured
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import markdown_table
 from medcode_assets.partitions import check_each_version
@@ -59,30 +59,32 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             sample = validation_sample(con, bundle, base, prompts=export.prompts, f1_notes=export.f1_notes)
         if sample is None:
             context.log.warning(SPLIT_CHANGED)
+            sample = invented_sample(bundle, export.prompts)
         done = export_gguf(
             bundle,
             base,
             export.quantizations,
             target=bundle_folder(bundle),
-            sample=sample or invented_sample(bundle, export.prompts),
+            sample=sample,
             most_f1_lost=export.most_f1_lost,
             anew=config.drop_existing,
             on_wait=context.log.warning,
         )
         headings, *rows = report_rows(done.reports)
-        checksums = {file.file: file.sha256 for file in done.manifest.files} if done.manifest else {}
+        check = {"problems": "; ".join(done.problems), **measured(sample, done.reports)}
+        if export.f1_notes and not check["f1_notes"]:
+            check["micro_f1"] = f"not measured, although export.f1_notes is {export.f1_notes}"
+            context.log.warning(f"micro F1 {check['micro_f1']}")
         return dg.MaterializeResult(
             metadata={
                 "files": markdown_table(list(headings), rows),
                 "folder": dg.MetadataValue.path(done.folder),
                 "version": bundle.manifest.version,
-                "verification": dg.MetadataValue.json([report.model_dump(mode="json") for report in done.reports]),
+                "verification": dg.MetadataValue.json([report.as_json() for report in done.reports]),
                 "unchanged": done.unchanged,
             },
-            data_version=dg.DataVersion(fingerprint(files=checksums)),
-            check_results=[
-                dg.AssetCheckResult(passed=done.manifest is not None, metadata={"problems": "; ".join(done.problems)})
-            ],
+            data_version=dg.DataVersion(fingerprint(files=done.checksums)),
+            check_results=[dg.AssetCheckResult(passed=done.manifest is not None, metadata=check)],
         )
 
     return gguf

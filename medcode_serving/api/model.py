@@ -34,9 +34,7 @@ class ModelCard(BaseModel):
     decoding: DecodingSettings
     code_version: str
     engine: str
-    gguf: str | None = Field(
-        description="The GGUF file that the engine llamacpp runs, its number format in its name."
-    )
+    gguf: str | None = Field(description="The GGUF file that the engine llamacpp runs, its number format in its name.")
     fallback: str | None = Field(description="What answers when the engine fails or is too slow.")
     loaded_at: datetime
     previous_version: str | None = Field(description="What a rollback without a version would go back to.")

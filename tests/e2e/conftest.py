@@ -26,7 +26,7 @@ SMALL = [
     "--set=evaluation.max_documents=8",
     "--set=evaluation.resamples=100",
     "--set=export.quantizations=[q4_k_m]",
-    "--set=export.prompts=2",
+    "--set=export.prompts=3",
     "--set=export.f1_notes=8",
     # Half an epoch makes no good adapter; that a bad one is not published is a test of its own.
     "--set=gates.relax=[above_frequency_prior, above_untuned_base, not_collapsed]",

@@ -59,9 +59,16 @@ def test_a_changed_or_missing_file_is_named(folder: Path, name: str) -> None:
         verify_folder(folder)
 
 
-def test_a_file_that_is_not_of_the_export_is_named(folder: Path) -> None:
-    (folder / "tokenizer" / "extra.py").touch()
-    with pytest.raises(MedcodeError, match=r"tokenizer/extra\.py: no file of this export"):
+def test_a_users_own_file_beside_them_does_not_matter(folder: Path) -> None:
+    (folder / "note.txt").touch()
+    (folder / "mine").mkdir()
+    (folder / "mine" / "tokenizer.json").touch()
+    assert verify_folder(folder) == MANIFEST
+
+
+def test_a_file_that_would_change_the_tokenizer_is_named(folder: Path) -> None:
+    (folder / "tokenizer" / "added_tokens.json").touch()
+    with pytest.raises(MedcodeError, match=r"tokenizer/added_tokens\.json: no file of this export"):
         verify_folder(folder)
 
 

@@ -42,7 +42,7 @@ def test_a_file_is_verified_wherever_it_is_and_a_wrong_one_fails(
     merged: Path,
     tmp_path: Path,
 ) -> None:
-    options = ("--output-dir", home, "--set", "export.prompts=2")
+    options = ("--output-dir", home, "--set", "export.prompts=3")
     file = (gguf_folder / "medcode-icd-v1-F16.gguf").rename(tmp_path / "mine.gguf")
     good = medcode("verify-export", file, "--json", *options)
     assert good.exit_code == 0, good.output
@@ -58,6 +58,7 @@ def test_a_file_is_verified_wherever_it_is_and_a_wrong_one_fails(
     ("arguments", "message"),
     [
         (["export", "--quantization", "q3_k"], "unknown quantization 'q3_k'; choose from f32, f16"),
+        (["export", "--set", "export.prompts=2"], "prompts.*greater than or equal to 3"),
         (["export", "--version", "v7"], "no such bundle of recipe icd in .*; there are: v1"),
         (["export", "--bundle", "BUNDLE", "--version", "v1"], "both name a bundle; give one"),
         (["export", "--name", "x"], "--name needs --mimic-dir"),

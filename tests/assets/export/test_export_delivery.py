@@ -5,6 +5,7 @@ import re
 import shutil
 import unicodedata
 from collections import namedtuple
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from medcode_assets.export.card import fallen_back
 from medcode_assets.export.chat_template import chat_template
-from medcode_assets.export.delivery import file_name, install_in_lm_studio, seal, write_companions
+from medcode_assets.export.delivery import file_name, seal, write_companions
 from medcode_assets.export.license import UNKNOWN, read_license
+from medcode_assets.export.lm_studio import install_in_lm_studio
 from medcode_assets.export.metadata import ModelMetadata
 from medcode_assets.export.ollama import ollama_modelfile
 from medcode_assets.export.quantizations import quantization
@@ -127,6 +129,7 @@ def test_ollama_gets_what_its_template_would_stumble_over_as_a_go_string():
     [
         ({"README.md": "---\nlicense: apache-2.0\n---\n# X\n"}, "apache-2.0"),
         ({"README.md": "---\nlicense: other\nlicense_name: llama3.1\n---\n"}, "llama3.1"),
+        ({"README.md": "---\nlicense:\n- mit\n- apache-2.0\n---\n"}, "mit apache-2.0"),
         ({"README.md": "---\nlicense: other\n---\n", "LICENSE": "  Apache License\n  Version 2.0, Jan"}, "apache-2.0"),
         ({"README.md": "---\n- [broken\n---\n", "LICENSE.md": "# MIT License\n\nCopyright"}, "mit"),
         ({"LICENSE": "LLAMA 3.2 COMMUNITY LICENSE AGREEMENT\n"}, "llama3.2"),
@@ -139,6 +142,33 @@ def test_the_licence_is_what_the_base_models_folder_says(tmp_path, files, expect
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert read_license(tmp_path) == expected
+
+
+# Each list is nine of the one before.
+BOMB = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefg"))
+MERGING_BOMB = BOMB.replace("[x]", "{x: y}").replace("[", "{<<: [").replace("]", "]}")
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "license: 2024-99-99",
+        "license: " + "a" * 101,
+        f"license: [{'mit, ' * 30}]",
+        "license: [mit, {a: b}]",
+        f"{BOMB}license: *g",
+        f"{MERGING_BOMB}license: *g",
+        'license: "\\UFFFFFFFF"',
+        "license:\n" + "- " * 600,
+        None,
+    ],
+)
+def test_a_card_that_names_no_licence_in_plain_words_says_nothing(tmp_path, card):
+    file = tmp_path / "README.md"
+    file.mkdir() if card is None else file.write_text(f"---\n{card}\n---\n")
+    assert read_license(tmp_path) == UNKNOWN
+    (tmp_path / "LICENSE").write_text("MIT License")
+    assert read_license(tmp_path) == "mit"
 
 
 def report(name: str, file: Path, **changes: object) -> GgufReport:
@@ -212,7 +242,7 @@ def delivered(tmp_path_factory, bundle, base, reports) -> Path:
     folder = tmp_path_factory.mktemp("delivered") / "gguf"
     shutil.copytree(reports[0], folder)
     write_companions(folder, bundle, licensed, reports[1])
-    seal(folder, bundle, reports[1])
+    seal(folder, bundle, reports[1], made_from={}, verified_on={one.file: "" for one in reports[1]})
     return folder
 
 
@@ -255,6 +285,55 @@ def test_the_card_says_what_the_files_are_and_nothing_of_this_machine(delivered,
     assert "3,920 training documents" in card
     assert f"{file_sha256(delivered / 'medcode-icd-v1-F16.gguf')}  medcode-icd-v1-F16.gguf" in card
     assert "\n\n\n" not in card
+    assert "*Micro F1* is over 100 validation notes, where the merged model has 0.891;" in card
+    assert "F16 at most 1e-05 and at least 99.5 %, Q4_K_M at most 5e-02 and at least 85.0 %; its micro F1" in card
+    assert "not measured" not in card
+    assert "LoRA-F32" not in card
+    assert "medcode does not.\n  Count it once." in card
+    assert "medcode reads it as text" in card
+    assert "the bundle's own folder `gguf/`, and none that lie elsewhere" in card
+
+
+def test_files_that_were_scored_on_other_notes_say_on_which(tmp_path, bundle, base, reports):
+    shutil.copytree(reports[0], tmp_path / "gguf")
+    few = F1Comparison(notes=8, merged=0.923, file=0.923, low=0, high=0, equal_answers=8)
+    others = reports[1][1].model_copy(update={"f1": few, "positions": 41})
+    write_companions(tmp_path / "gguf", bundle, base, [reports[1][0], others])
+    card = (tmp_path / "gguf" / "README.md").read_text()
+    rows = card[card.index("| File") :].splitlines()[:4]
+    assert [row.count("|") for row in rows] == [11] * 4
+    assert "| Micro F1 | Lost (95 % interval) | Validation notes | Merged model's micro F1 |" in rows[0]
+    assert rows[2].endswith("| 0.872 | 0.019 (-0.002 to 0.031) | 100 | 0.891 |")
+    assert rows[3].endswith("| 0.923 | 0.000 (0.000 to 0.000) | 8 | 0.923 |")
+    assert "over 100 validation notes" not in card
+    assert "mean over 41 to 377 positions" in card
+
+
+def test_card_and_modelfile_recommend_the_same_file(tmp_path, bundle, base):
+    files = {name: tmp_path / file_name("icd", "v1", quantization(name)) for name in ("f16", "q8_0", "q4_k_m")}
+    for size, file in zip((3000, 2000, 1000), files.values(), strict=True):
+        file.write_bytes(bytes(size))
+    write_companions(tmp_path, bundle, base, [report(name, file, f1=None) for name, file in files.items()])
+    card, lines = (tmp_path / "README.md").read_text(), (tmp_path / "Modelfile").read_text().splitlines()
+    assert "Take **Q8_0** unless memory is short" in card
+    assert "the Modelfile has all settings and names Q8_0" in card
+    assert "FROM ./medcode-icd-v1-Q8_0.gguf" in lines
+    comment = next(line for line in lines if line.startswith("# For another"))
+    assert comment.endswith(": medcode-icd-v1-F16.gguf, medcode-icd-v1-Q4_K_M.gguf")
+
+
+def test_the_card_tells_how_the_adapter_alone_is_used_if_it_is_there(tmp_path, bundle, base, reports):
+    folder = tmp_path / "gguf"
+    shutil.copytree(reports[0], folder)
+    lora = folder / "medcode-icd-v1-LoRA-F32.gguf"
+    lora.write_bytes(b"adapter")
+    write_companions(folder, bundle, base, reports[1])
+    card = (folder / "README.md").read_text()
+    assert f"### The adapter alone\n\n[`{lora.name}`]({lora.name})" in card
+    assert f"--lora {lora.name}" in card
+    assert f"`{base.name}`, revision `r1`" in card[card.index("### The adapter alone") :]
+    assert f"{file_sha256(lora)}  {lora.name}" in card
+    assert "\n\n\n" not in card
 
 
 def test_a_card_without_f1_has_no_column_of_it(tmp_path, bundle, base, reports):
@@ -264,6 +343,8 @@ def test_a_card_without_f1_has_no_column_of_it(tmp_path, bundle, base, reports):
     card = (tmp_path / "gguf" / "README.md").read_text()
     assert "| [F16](medcode-icd-v1-F16.gguf) | 1.2 MB | 1.2e-03 | 98.5 % | 9 of 10 | – |\n" in card
     assert "Lost (95" not in card
+    assert "Micro F1 was not measured" in card
+    assert "its micro F1 within" not in card
     assert f"licence: **{UNKNOWN}**" in card
 
 
@@ -276,9 +357,10 @@ def test_what_fell_back_is_told_from_what_is_mixed_on_purpose(tmp_path):
     assert types("f16", {"F16": 9, "F32": 12}) == {}
 
 
-def test_lm_studio_gets_links_in_its_own_layout_and_what_is_there_is_left(delivered, tmp_path):
+def test_lm_studio_gets_links_in_its_own_layout_and_what_is_there_is_left(delivered, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
-    files = install_in_lm_studio(delivered, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    files = install_in_lm_studio(delivered, Path())
     folder = tmp_path / "models" / "medcode" / "medcode-icd-v1"
     assert [file.name for file in files] == ["medcode-icd-v1-F16.gguf", "medcode-icd-v1-Q4_K_M.gguf"]
     assert all(file.parent == folder and file.samefile(delivered / file.name) for file in files)
@@ -292,7 +374,32 @@ def test_lm_studio_gets_links_in_its_own_layout_and_what_is_there_is_left(delive
     files[0].write_bytes(b"another model")
     install_in_lm_studio(delivered, tmp_path)
     assert files[0].read_bytes() == (delivered / files[0].name).read_bytes()
-    assert sorted(folder.iterdir()) == sorted([card, *files])
+
+
+def test_lm_studio_gets_a_complete_export(delivered, tmp_path):
+    folder = install_in_lm_studio(delivered, tmp_path)[0].parent
+    assert verify_folder(folder) == verify_folder(delivered)
+    names = {path.relative_to(delivered) for path in delivered.rglob("*")}
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == names
+    (folder / GGUF_MANIFEST).write_text("{}")
+    (folder / TOKENIZER / "config.json").write_text("{}")
+    install_in_lm_studio(delivered, tmp_path)
+    assert verify_folder(folder) == verify_folder(delivered)
+
+
+def test_lm_studio_gets_only_what_lies_in_the_folder(delivered, tmp_path):
+    folder, models = tmp_path / "gguf", tmp_path / "models"
+    shutil.copytree(delivered, folder)
+    models.mkdir()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    manifest = json.loads((folder / GGUF_MANIFEST).read_text())
+    for name in ("../secret", str(secret)):
+        others = manifest["others"] | {name: file_sha256(secret)}
+        (folder / GGUF_MANIFEST).write_text(json.dumps(manifest | {"others": others}))
+        with pytest.raises(MedcodeError, match="secret: missing"):
+            install_in_lm_studio(folder, models)
+    assert not [path for path in models.rglob("*") if path.is_file()]
 
 
 def test_lm_studio_on_another_disk_gets_copies_if_they_fit(delivered, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 
 from medcode_assets.export.families import FAMILIES, _longrope_attention_factor, complete_config, family_of
 from medcode_assets.export.gguf import read_config, write_gguf
+from medcode_assets.export.tokenizer import read_tokenizer
 from medcode_serving.engines.llamacpp_server import LlamaCppServer, llamacpp_available
 from medcode_serving.errors import MedcodeError
 from tests import tiny
@@ -165,3 +166,48 @@ def test_a_setting_that_llamacpp_would_ignore_is_named(model_type, settings, pro
     family_of(complete_config({"model_type": model_type} | sizes | ({"head_dim": 16} if model_type == "qwen3" else {})))
     with pytest.raises(MedcodeError, match=problem):
         family_of(complete_config({"model_type": model_type} | sizes | settings))
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "[" * 100_000, None])
+def test_a_config_that_is_no_json_object_is_one_clear_error(tmp_path, content):
+    file = tmp_path / "config.json"
+    file.mkdir() if content is None else file.write_text(content)
+    with pytest.raises(MedcodeError, match=r"/config\.json: no JSON object; fetch the model anew") as error:
+        read_config(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": ["qwen2"]}, r"^config\.json: .* type \['qwen2'\].*; supported: llama, .*train on such a base"),
+        ({"num_attention_heads": 0}, "^config.json: num_attention_heads 0 is below 1; take the base model's own"),
+        ({"num_key_value_heads": -1}, "^config.json: num_key_value_heads -1 is below 1; take"),
+        ({"model_type": "llama", "num_attention_heads": 0}, "^config.json: num_attention_heads 0 is below 1; take"),
+        ({"model_type": "llama", "head_dim": -16}, "^config.json: head_dim -16 is below 1; take"),
+        ({"model_type": "phi3", "original_max_position_embeddings": 0}, "max_position_embeddings 0 is below 1; take"),
+        ({"dtype": "nope"}, "^config.json: no qwen2 settings that transformers takes .*; take the base model's own"),
+    ],
+)
+def test_a_setting_that_no_model_has_is_one_clear_error(settings, message):
+    with pytest.raises(MedcodeError, match=message) as error:
+        family_of(complete_config({"model_type": "qwen2"} | settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"added_tokens": []}'),
+        ("tokenizer.json", '{"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}'),
+        ("tokenizer_config.json", "[]"),
+    ],
+)
+def test_tokenizer_files_that_transformers_stumbles_over_are_one_clear_error(base, tmp_path, name, content):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_text(content if file == name else (base / file).read_text())
+    with pytest.raises(MedcodeError, match=r"/tokenizer\.json: .*_config.*; take the base model's own") as error:
+        read_tokenizer(tmp_path, VOCABULARY)
+    assert "\n" not in str(error.value)

@@ -63,7 +63,7 @@ def test_a_file_of_f32_will_do_and_a_coarser_one_will_not(merged, tmp_path, fold
 
 def test_what_is_no_k_quant_is_refused(f16, folder):
     refused(f16, folder, "write_gguf writes it", "q8_0")
-    refused(f16, folder, "no quantization that is exported", "q3_k_s")
+    refused(f16, folder, "not one that is exported", "q3_k_s")
 
 
 def test_a_missing_a_truncated_and_a_broken_source_are_refused(f16, tmp_path, folder):

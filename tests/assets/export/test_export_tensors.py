@@ -15,22 +15,21 @@ from medcode_assets.export.gguf_reader import open_gguf
 from medcode_assets.export.metadata import ModelMetadata
 from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_assets.export.quantize import quantize_gguf
-from medcode_assets.export.tensors import (
-    changed_tensors,
-    fallen_back,
-    fine_tune_kept,
-    read_quantization,
-    tensor_types,
-)
+from medcode_assets.export.tensors import changed_tensors, fine_tune_kept, read_quantization, tensor_types
 from medcode_serving.errors import MedcodeError
 from tests import tiny
 
 METADATA = ModelMetadata(name="tiny", version="1")
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+K_PROJ = "model.layers.0.self_attn.k_proj.weight"
 V_PROJ = "model.layers.1.self_attn.v_proj.weight"
 
 
-def write_fine_tune(base: Path, folder: Path, *, left_out: str = "", size: float = 0.05) -> Path:
-    """The base with a change of rank 4 in each linear module, its rms `size` of the weight's; `left_out` stays."""
+def write_fine_tune(base: Path, folder: Path, *, left_out: str = "", size: float = 0.05, scale: float = 1.0) -> Path:
+    """The base with a change of rank 4 in each linear module, its rms `size` of the weight's; `left_out` stays.
+
+    The changed weights are multiplied by `scale`, as DoRA and weight decay do.
+    """
     shutil.copytree(base, folder)
     random = np.random.default_rng(4)
     weights = load_file(base / "model.safetensors")
@@ -38,7 +37,8 @@ def write_fine_tune(base: Path, folder: Path, *, left_out: str = "", size: float
         if name.endswith("proj.weight"):
             change = random.normal(size=(len(weight), 4)) @ random.normal(size=(4, weight.shape[1]))
             if name != left_out:
-                weights[name] = weight + np.float32(size * weight.std() / change.std()) * change.astype(np.float32)
+                change *= size * weight.std() / change.std()
+                weights[name] = (scale * (weight + change)).astype(np.float32)
     save_file(weights, folder / "model.safetensors")
     return folder
 
@@ -120,14 +120,12 @@ def flipped(file: Path, target: Path, tensor: str, byte: int, bit: int) -> Path:
 def test_every_number_format_is_the_models(files, tuned, name, types):
     assert read_quantization(files[name]) == QUANTIZATIONS[name]
     assert tensor_types(files[name]) == types
-    assert fallen_back(files[name]) == 0
     assert changed_tensors(files[name], tuned) == (26, [])
 
 
 def test_rows_that_do_not_divide_by_256_fall_back(narrow, base):
     for name in ("q4_k_m", "q5_k_m"):
         assert not [kind for kind in tensor_types(narrow[name]) if kind.endswith("_K")]
-        assert fallen_back(narrow[name]) == 15
         assert changed_tensors(narrow[name], base) == (26, [])
     kinds = set(tensor_types(narrow["q4_k_m"])) | set(tensor_types(narrow["q5_k_m"]))
     assert {"Q5_0", "Q5_1", "Q8_0"} < kinds
@@ -157,6 +155,26 @@ def test_one_flipped_bit_is_seen(files, narrow, tuned, base, tmp_path, rows, nam
         bit = 0 if place.startswith("lowest") else 5 if kind.endswith("_K") and place == "scale" else 6
         broken = flipped(file, tmp_path / "broken.gguf", tensor, byte, bit)
         assert changed_tensors(broken, model)[1] == [tensor], place
+
+
+@pytest.mark.parametrize(
+    ("step", "blocks"),
+    [(4, slice(None)), (0.6, slice(None)), (4, slice(9, 10)), (0.3, slice(9, 10))],
+)
+def test_weights_on_a_grid_that_is_not_theirs_are_seen(files, tuned, tmp_path, step, blocks):
+    """Q4_K with every weight on the nearest point: 0 or five levels, of a whole tensor, 0 or seven, of one block."""
+    shutil.copyfile(files["q4_k_m"], tmp_path / "coarse.gguf")
+    stored = tensor_in(tmp_path / "coarse.gguf", "blk.0.attn_q.weight")
+    weights = load_file(tuned / "model.safetensors")[Q_PROJ].reshape(-1, 256)[blocks]
+    scale = (step * np.abs(weights).max(axis=1, keepdims=True) / 63).astype(np.float16)
+    numbers = np.clip(np.round(weights / (63 * scale.astype(np.float32))) + 8, 0, 15)
+    numbers = numbers.astype(np.uint8).reshape(-1, 4, 2, 32)
+    block = stored.data.reshape(-1, 144)[blocks]
+    block[:, :4] = np.hstack([scale, 8 * scale]).view(np.uint8)  # weight = 63 * scale * (number - 8)
+    block[:, 4:16] = 0xFF
+    block[:, 16:] = (numbers[:, :, 0] | numbers[:, :, 1] << 4).reshape(-1, 128)
+    stored.data.flush()
+    assert changed_tensors(tmp_path / "coarse.gguf", tuned)[1] == ["blk.0.attn_q.weight"]
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"])
@@ -248,15 +266,39 @@ def test_rows_for_added_tokens_are_not_held_against_the_base(wide, tuned, files,
     assert fine_tune_kept(files["q4_k_m"], tuned, tmp_path / "base") == fine_tune_kept(files["q4_k_m"], tuned, wide)
 
 
-def test_the_share_by_hand(wide, tmp_path):
-    """q_proj is 0 in the base, 2 in the merged model and 1 in the file, all else is equal: a half."""
-    name, weights = "model.layers.0.self_attn.q_proj.weight", load_file(wide / "model.safetensors")
-    for value in (0, 1, 2):
-        shutil.copytree(wide, tmp_path / str(value))
-        weights[name] = np.full_like(weights[name], value)
-        save_file(weights, tmp_path / str(value) / "model.safetensors")
-    file = write_gguf(tmp_path / "1", tmp_path / "half.gguf", file_type="f32", metadata=METADATA)
-    assert fine_tune_kept(file, tmp_path / "2", tmp_path / "0") == (0.5, "blk.0.attn_q.weight")
+@pytest.mark.parametrize(
+    ("in_q", "in_k", "farthest"), [(0.5, 1.25, (0.5, "blk.0.attn_q.weight")), (0.5, 6, (6, "blk.0.attn_k.weight"))]
+)
+def test_the_share_farthest_from_1_by_hand(wide, tmp_path, in_q, in_k, farthest):
+    """Weights of 1, 1 change by 2, -2. Less 0.8 of the merged weights, 3, -1, that is -0.4, -1.2: 1.6 in square.
+
+    A file with half of the change errs by -1, 1 and beside the weights by 0.2, 0.6: 1 - (0.08 + 0.72) / 1.6.
+    """
+    weights = load_file(wide / "model.safetensors")
+    change = np.resize(np.float32([2, -2]), 256)
+    for folder, q, k in (("base", 0, 0), ("merged", 1, 1), ("file", in_q, in_k)):
+        shutil.copytree(wide, tmp_path / folder)
+        for name, share in ((Q_PROJ, q), (K_PROJ, k)):
+            weights[name] = np.ones_like(weights[name]) + np.float32(share) * change
+        save_file(weights, tmp_path / folder / "model.safetensors")
+    file = write_gguf(tmp_path / "file", tmp_path / "f.gguf", file_type="f32", metadata=METADATA)
+    kept = fine_tune_kept(file, tmp_path / "merged", tmp_path / "base")
+    assert kept == (pytest.approx(farthest[0], rel=1e-3), farthest[1])
+
+
+@pytest.mark.parametrize("name", ["f16", "q6_k", "q4_k_m"])
+def test_a_change_of_scale_alone_is_not_judged(wide, tmp_path, name):
+    scaled = write_fine_tune(wide, tmp_path / "scaled", size=0, scale=1.005)
+    assert fine_tune_kept(export(scaled, tmp_path, dict.fromkeys(("f16", name)))[name], scaled, wide) is None
+
+
+def test_a_change_of_scale_does_not_hide_the_fine_tune(q4_of_base, wide, tmp_path):
+    """Rounding takes 0.5 % off the length of the weights, half of what they grew by."""
+    grown = write_fine_tune(wide, tmp_path / "grown", size=0.01, scale=1.01)
+    file = export(grown, tmp_path, ("f16", "q4_k_m"))["q4_k_m"]
+    for kept, share in ((fine_tune_kept(file, grown, wide), 1), (fine_tune_kept(q4_of_base, grown, wide), 0)):
+        assert kept is not None
+        assert kept[0] == pytest.approx(share, abs=0.15)
 
 
 @pytest.fixture(scope="module")
