@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medcode_assets.export.card import model_card
+from medcode_assets.export.card import model_card, served_file
 from medcode_assets.export.license import copy_license_files, read_license
 from medcode_assets.export.merge import TOKENIZER_FILES
 from medcode_assets.export.ollama import ollama_modelfile
@@ -72,7 +72,7 @@ def write_companions(folder: Path, bundle: Bundle, base: Path, reports: Sequence
     license, license_names = read_license(base), copy_license_files(base, folder)
     answer_tokens, end = reader.answer_tokens(_context(base)), str(reader.tokenizer.eos_token)
     modelfile = ollama_modelfile(
-        [report.file for report in sorted(reports, key=lambda report: report.size_bytes)],
+        [report.file for report in sorted(reports, key=lambda report: report.file != served_file(reports))],
         manifest.prompt,
         recipe=manifest.recipe,
         version=manifest.version,
@@ -86,7 +86,7 @@ def write_companions(folder: Path, bundle: Bundle, base: Path, reports: Sequence
         manifest,
         vocabulary,
         reports,
-        checksums={report.file: file_sha256(folder / report.file) for report in reports},
+        checksums={file.name: file_sha256(file) for file in sorted(folder.glob("*.gguf"))},
         license=license,
         license_files=license_names,
         answer_tokens=answer_tokens,

@@ -167,6 +167,9 @@ def gguf_file(bundle: Bundle, quantization: str | None) -> Path:
     for name, sha256 in {chosen.file: chosen.sha256, **tokenizer}.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise MedcodeError(f"{folder / name}: missing, or changed since it was exported; export it anew: {EXPORT}")
+    for stray in sorted((folder / TOKENIZER).glob("*")):
+        if f"{TOKENIZER}/{stray.name}" not in tokenizer:  # a stray added_tokens.json would change every prompt
+            raise MedcodeError(f"{stray}: not of the export; remove it")
     return folder / chosen.file
 
 
