@@ -16,7 +16,7 @@ from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 from .background import in_background, started
 
 TOKENIZE = ["--base-model=embedded", "--set=data.max_prompt_tokens=256"]
-SMALL = [
+_TRAIN = [
     *TOKENIZE,
     "--set=training.epochs=0.5",
     "--set=training.gradient_checkpointing=false",
@@ -25,12 +25,12 @@ SMALL = [
     "--set=training.gradient_accumulation=1",
     "--set=evaluation.max_documents=8",
     "--set=evaluation.resamples=100",
-    "--set=export.quantizations=[q4_k_m]",
     "--set=export.prompts=3",
-    "--set=export.f1_notes=8",
     # Half an epoch makes no good adapter; that a bad one is not published is a test of its own.
     "--set=gates.relax=[above_frequency_prior, above_untuned_base, not_collapsed]",
 ]
+SMALL = [*_TRAIN, "--set=export.quantizations=[f16]", "--set=export.f1_notes=0"]
+WHOLE = [*_TRAIN, "--set=export.quantizations=[q4_k_m]", "--set=export.f1_notes=8"]
 
 
 def start(
@@ -81,5 +81,5 @@ class Job:
 @in_background
 def mimic_iv_job(folder: Path) -> Job:
     mimic_dir = write_synthetic_mimic(folder / "small", release="mimic-iv", admissions=300, seed=1)
-    arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iv", *SMALL]
+    arguments = ["--mimic-dir", mimic_dir, "--dataset-version", "mimic-iv", *WHOLE]
     return Job(folder, mimic_dir, medcode("run", *arguments, home=folder))

@@ -15,7 +15,7 @@ from medcode_serving.errors import MedcodeError
 from medcode_serving.gguf_folder import verify_folder
 
 from .background import in_background
-from .conftest import SMALL, Job, medcode
+from .conftest import SMALL, WHOLE, Job, medcode
 
 
 def test_the_run_publishes_a_bundle_with_its_whole_history(mimic_iv_job: Job) -> None:
@@ -39,7 +39,7 @@ def test_the_run_publishes_a_bundle_with_its_whole_history(mimic_iv_job: Job) ->
 
 def test_running_again_makes_nothing_anew(mimic_iv_job: Job) -> None:
     again = medcode(
-        "run", "--mimic-dir", mimic_iv_job.mimic_dir, "--dataset-version", "mimic-iv", *SMALL, home=mimic_iv_job.home
+        "run", "--mimic-dir", mimic_iv_job.mimic_dir, "--dataset-version", "mimic-iv", *WHOLE, home=mimic_iv_job.home
     )
     assert again.returncode == 0, again.stderr
     lines = [line for line in again.stderr.splitlines() if re.match(r"  \w+/", line)]
