@@ -229,9 +229,9 @@ def test_evidence_that_an_engine_cannot_give_is_refused_before_it_predicts(home:
     remote = {"remote.model": "any", "remote.api_base": "http://127.0.0.1:9/v1", "remote.constraint": "none"}
     settings = load_inference_settings(**{"model.home": str(home), "model.engine": "litellm", **remote})
     options = PredictionOptions(evidence="occlusion")
-    with pytest.raises(MedcodeError, match="evidence by occlusion needs a language model"):
+    with pytest.raises(MedcodeError, match="evidence by occlusion needs engine transformers"):
         predict_lines(settings, options, jsonl=notes)
-    with pytest.raises(MedcodeError, match="evidence by occlusion needs a language model"):
+    with pytest.raises(MedcodeError, match="evidence by occlusion needs engine transformers"):
         predict_once(settings, options, text="Pneumonia.")
 
 

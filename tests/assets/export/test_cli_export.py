@@ -57,7 +57,7 @@ def test_a_file_is_verified_wherever_it_is_and_a_wrong_one_fails(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "--quantization", "q3_k"], "unknown quantization 'q3_k'; choose from f32, f16"),
+        (["export", "--quantization", "q3_k"], "quantization q3_k: not one that is exported; choose from f32, f16"),
         (["export", "--set", "export.prompts=2"], "prompts.*greater than or equal to 3"),
         (["export", "--version", "v7"], "no such bundle of recipe icd in .*; there are: v1"),
         (["export", "--bundle", "BUNDLE", "--version", "v1"], "both name a bundle; give one"),
