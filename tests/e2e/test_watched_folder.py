@@ -28,7 +28,7 @@ SETTINGS = {
     "EVALUATION__UNTUNED_BASE": "false",
     "EVALUATION__RESAMPLES": "100",
     "EXPORT__QUANTIZATIONS": '["f16"]',
-    "EXPORT__PROMPTS": "2",
+    "EXPORT__PROMPTS": "3",
     "EXPORT__F1_NOTES": "0",
     "GATES__RELAX": '["above_frequency_prior", "not_collapsed"]',
     "AUTOMATION__WATCH_SECONDS": "5",
