@@ -308,8 +308,8 @@ def _weight_problems(weights: _Weights, quantization: Quantization) -> list[str]
     if changed := weights.changed:
         problems.append(f"{len(changed)} of {weights.total} tensors are not the merged model's, {changed[0]} for one")
     low, high = _KEPT
-    # A file that is the model's bit for bit may hold none of a change that is smaller than the format's steps: true, and
-    # no fault of the export.
+    # A file that is the model's bit for bit may hold none of a change that is smaller than the format's steps: that is
+    # so, and no fault of the export.
     exact = not quantization.by_llamacpp and not weights.changed
     if weights.kept is not None and not exact and not low <= weights.kept[0] <= high:
         share, name = weights.kept
