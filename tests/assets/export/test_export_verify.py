@@ -11,6 +11,7 @@ from medcode_assets.export import verify
 from medcode_assets.export.chat_template import chat_template
 from medcode_assets.export.gguf import write_gguf
 from medcode_assets.export.llamacpp import LlamaCppModel
+from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_assets.export.quantize import quantize_gguf
 from medcode_assets.export.reference import TransformersModel
 from medcode_assets.export.report import F1Comparison
@@ -148,7 +149,14 @@ def test_a_doubled_rope_base_in_a_k_quant_fails(q4, fine_tunes, prompts, tmp_pat
 def test_several_changed_fields_are_one_line():
     weights = verify._Weights(26, [], {}, None, ("tokenizer.ggml.tokens", "b", "c"))
     line = "3 fields of the header are not the model's, tokenizer.ggml.tokens for one"
-    assert verify._weight_problems(weights) == [line]
+    assert verify._weight_problems(weights, QUANTIZATIONS["f16"]) == [line]
+
+
+def test_an_exact_file_may_hold_none_of_a_change_below_its_steps_and_a_k_quant_may_not():
+    lost = (0.0, "blk.0.ffn_down.weight")
+    for name, changed, problems in (("f16", [], 0), ("f16", ["blk.0.ffn_down.weight"], 2), ("q4_k_m", [], 1)):
+        weights = verify._Weights(26, changed, {}, lost, ())
+        assert len(verify._weight_problems(weights, QUANTIZATIONS[name])) == problems
 
 
 @pytest.mark.parametrize("quantization", ["f32", "bf16", "q8_0"])
