@@ -1,10 +1,30 @@
 """Full disks and folders without permission, in one line."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from medcode_serving.errors import MedcodeError
+
+
+def refuse_little_disk(folder: Path, needed: float, what: str) -> None:
+    """Refuse what will not fit onto the disk, before hours go into it.
+
+    Args:
+        folder: An existing folder on the disk in question.
+        needed: Bytes.
+        what: They are for.
+
+    Raises:
+        MedcodeError: not enough room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise MedcodeError(
+            f"{folder}: {needed / 1e9:.3f} GB needed for {what}, {free / 1e9:.3f} GB free; make room there, or name "
+            "another folder"
+        )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from medcode_assets.export.quantize import quantize_gguf
 from medcode_assets.export.report import GgufReport
 from medcode_assets.export.tokenizer import read_tokenizer
 from medcode_assets.export.validation import ValidationSample, Verification
-from medcode_assets.export.workfolder import ExportWork, discard_work, put_back, refuse_little_disk, work_folder
+from medcode_assets.export.workfolder import ExportWork, discard_work, put_back, refuse_large_export, work_folder
 from medcode_assets.locks import waiting_lock
 from medcode_assets.progress import advance
 from medcode_assets.writing import refusing_unwritable
@@ -226,7 +226,7 @@ class _Job:
     def merge(self, missing: Sequence[str] = ()) -> None:
         """Merge the adapter into its base, if that was not done; refuse first if it and `missing` find no room."""
         done = self.work.merged.exists()
-        refuse_little_disk(self.work.folder, self.base.path, missing, merge=not done)
+        refuse_large_export(self.work.folder, self.base.path, missing, merge=not done)
         if not done:
             with tqdm(desc="merging", unit="tensor", delay=1) as bar:
                 merge_adapter(

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from medcode_assets.export.families import Config, Family, complete_config, fami
 from medcode_assets.export.metadata import ModelMetadata
 from medcode_assets.export.quantizations import QuantizationName, quantization
 from medcode_assets.export.tokenizer import add_tokenizer, read_tokenizer
+from medcode_assets.writing import refuse_little_disk
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def write_gguf(
     config = read_config(merged)
     plan = plan_tensors(merged, config, file_type)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _refuse_full_disk(output, sum(tensor.nbytes for tensor in plan))
+    refuse_little_disk(output.parent, sum(tensor.nbytes for tensor in plan) + _HEADER_BYTES, output.name)
     with written_aside(output) as aside:
         try:
             _write_tensors(writer, aside, plan, config, on_progress)
@@ -148,15 +148,10 @@ def plan_tensors(merged: Path, config: Config, file_type: QuantizationName) -> l
     return plan
 
 
-def load_tensor(tensor: PlannedTensor, family: Family, config: Config) -> "np.ndarray":
-    """Return one tensor as fp32 [out, in] or [n], rearranged as its family asks."""
-    import numpy as np
-
-    return np.concatenate(list(load_rows(tensor, family, config)))
-
-
 def load_rows(tensor: PlannedTensor, family: Family, config: Config) -> "Iterator[np.ndarray]":
-    """Give what `load_tensor` returns in parts, fp32 [some rows, in]: an embedding is a gigabyte as a whole."""
+    """Give one tensor, rearranged as its family asks, in parts, fp32 [some rows, in] or [some]: as a whole an embedding
+    is a gigabyte.
+    """
     import numpy as np
     import torch
     from safetensors import safe_open
@@ -207,15 +202,6 @@ def _tensor_type(shape: tuple[int, ...], file_type: QuantizationName) -> "GGMLQu
     if file_type == "q8_0" and shape[-1] % 32 == 0:  # q8_0 packs 32 values of a row; llama.cpp falls back to f16 too
         return GGMLQuantizationType.Q8_0
     return GGMLQuantizationType.F16
-
-
-def _refuse_full_disk(output: Path, tensor_bytes: int) -> None:
-    needed, free = tensor_bytes + _HEADER_BYTES, shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise MedcodeError(
-            f"{output.parent}: {free / 2**20:,.0f} MiB free and {output.name} needs {needed / 2**20:,.0f}; "
-            "make room or choose another folder"
-        )
 
 
 @contextmanager

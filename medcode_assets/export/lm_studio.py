@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from medcode_assets.writing import refuse_little_disk
 from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 from medcode_serving.gguf_folder import GGUF_MANIFEST, GgufManifest, read_gguf_manifest
@@ -76,9 +77,5 @@ def _link_or_copy(source: Path, target: Path) -> None:
             pass
         else:
             return
-    needed, free = source.stat().st_size, shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise MedcodeError(
-            f"{target.parent}: {free / 1e6:,.0f} MB free and {source.name} needs {needed / 1e6:,.0f}; make room there"
-        )
+    refuse_little_disk(target.parent, source.stat().st_size, source.name)
     shutil.copyfile(source, target)

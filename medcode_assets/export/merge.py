@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import replace_folder
 from medcode_assets.export.weights import StoredWeights, empty_model, find_weights, untie, write_shards
+from medcode_assets.writing import refuse_little_disk
 from medcode_serving.adapters import (
     ADAPTER_WEIGHTS,
     TRAIN_ANEW,
@@ -89,7 +90,7 @@ def merge_adapter(
         read = _own_first(adapter, read)
     shapes = {name: shape for name, shape in weights.shapes.items() if name not in model.all_tied_weights_keys}
     output.parent.mkdir(parents=True, exist_ok=True)
-    _refuse_full_disk(output, 4 * sum(map(prod, shapes.values())))
+    refuse_little_disk(output.parent, 4 * sum(map(prod, shapes.values())), "the merged model")
     with _aside(output) as aside:
         write_shards(aside, shapes, _merged(model, list(shapes), read, base, adapter), on_progress)
         model.config.save_pretrained(aside)
@@ -261,15 +262,6 @@ def _fitting(base: Path, adapter: Path) -> Iterator[None]:
             f"{adapter}: the adapter does not fit base model {base} ({first_line(error)}); "
             f"name the base model that it was trained on, or {TRAIN_ANEW}"
         ) from error
-
-
-def _refuse_full_disk(output: Path, needed: int) -> None:
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise MedcodeError(
-            f"{output.parent}: {free / 1e9:.1f} GB free and the merged model needs {needed / 1e9:.1f}; "
-            "make room or choose another folder"
-        )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from medcode_assets.export import quantizer
 from medcode_assets.export.quantizations import Quantization, QuantizationName, quantization
 from medcode_assets.export.tensors import read_quantization
+from medcode_assets.writing import refuse_little_disk
 from medcode_serving.errors import MedcodeError
 
 _SOURCES = ("f16", "f32")
@@ -75,12 +75,7 @@ def _refuse_full_disk(f16: Path, output: Path) -> None:
         tensor.n_bytes if len(tensor.shape) == 1 or tensor.shape[0] % 32 else tensor.n_elements * _LARGEST_BITS / 8
         for tensor in reader.tensors
     )
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise MedcodeError(
-            f"{output.parent}: {free / 2**20:,.0f} MiB free and {output.name} may need {needed / 2**20:,.0f}; "
-            "make room or choose another folder"
-        )
+    refuse_little_disk(output.parent, needed, output.name)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_assets.export.report import GgufReport
+from medcode_assets.writing import refuse_little_disk
 from medcode_serving.bundle import Bundle, file_sha256
 from medcode_serving.errors import MedcodeError
 
@@ -117,7 +118,7 @@ class ExportWork:
         return self._reports / f"{file.stem}.json"
 
 
-def refuse_little_disk(folder: Path, model: Path, missing: Sequence[str], *, merge: bool) -> None:
+def refuse_large_export(folder: Path, model: Path, missing: Sequence[str], *, merge: bool) -> None:
     """Refuse an export that will not fit onto the disk, before hours go into it.
 
     Args:
@@ -131,13 +132,8 @@ def refuse_little_disk(folder: Path, model: Path, missing: Sequence[str], *, mer
     """
     weights = _weights(model)
     needed = weights * (4.0 * merge + sum(_BYTES_PER_WEIGHT.get(name, _MOST_QUANTIZED) for name in missing))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        what = [*(["the merged model"] if merge else []), *(QUANTIZATIONS[name].label for name in missing)]
-        raise MedcodeError(
-            f"{folder}: {needed / 1e9:.1f} GB needed for {', '.join(what)}, {free / 1e9:.1f} GB free; make room there, "
-            "or name a folder on another disk"
-        )
+    what = [*(["the merged model"] if merge else []), *(QUANTIZATIONS[name].label for name in missing)]
+    refuse_little_disk(folder, needed, ", ".join(what))
 
 
 def _weights(model: Path) -> int:

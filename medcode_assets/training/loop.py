@@ -36,7 +36,7 @@ from medcode_assets.training.models import (
 )
 from medcode_assets.training.objectives.choose import add_reference, choose_objective
 from medcode_assets.training.order import step_examples, steps_an_epoch
-from medcode_assets.training.preflight import refuse_little_disk, refuse_unstartable
+from medcode_assets.training.preflight import refuse_few_checkpoints, refuse_unstartable
 from medcode_assets.training.progress import LogMetrics, reporting
 from medcode_assets.training.steps import RowComputer, out_of_memory
 from medcode_assets.training.task_metric import task_metric
@@ -101,7 +101,7 @@ def _train(job: TrainingJob, folder: Path, world: World, on_metrics: LogMetrics 
     model = computer.model
     shard(model, world, precision.compute)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    refuse_little_disk(folder, parameters)
+    refuse_few_checkpoints(folder, parameters)
     if training.compile:
         compile_layers(model)
     optimizer = make_optimizer(parameters, training)

@@ -1,14 +1,13 @@
 """What would end a training after hours, found before it starts."""
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.training.job import TrainingJob
 from medcode_assets.training.token_file import TokenFile
-from medcode_assets.writing import refusing_unwritable
+from medcode_assets.writing import refuse_little_disk, refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -58,13 +57,7 @@ def _refuse_too_long(job: TrainingJob, tokens: TokenFile) -> None:
         )
 
 
-def refuse_little_disk(folder: Path, parameters: "dict[str, torch.nn.Parameter]") -> None:
+def refuse_few_checkpoints(folder: Path, parameters: "dict[str, torch.nn.Parameter]") -> None:
     """Raise MedcodeError unless there is room for two checkpoints, the best weights and the final ones."""
     weights = sum(parameter.numel() * 4 for parameter in parameters.values())
-    needed = weights * (2 * OPTIMIZER_COPIES + 2)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise MedcodeError(
-            f"{folder}: {free / 1e9:.1f} GB free, and checkpoints of this training need {needed / 1e9:.1f} GB; "
-            "make room, or name another folder with --output-dir"
-        )
+    refuse_little_disk(folder, weights * (2 * OPTIMIZER_COPIES + 2), "checkpoints of this training")

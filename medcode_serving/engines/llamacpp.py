@@ -81,7 +81,7 @@ class LlamaCppEngine:
         try:
             trained: dict[str, Any] = self._server.get("/v1/models")["data"][0]["meta"]
             self._max_answer_tokens = self._reader.answer_tokens(min(wanted, trained["n_ctx_train"]))
-            self._refuse_other_tokenizer(file, tokenizer, trained["n_vocab"])
+            self._refuse_other_tokenizer(file, tokenizer)
         except MedcodeError:
             self._server.close()
             raise
@@ -92,13 +92,12 @@ class LlamaCppEngine:
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="medcode-llamacpp")
         self._closed = False
 
-    def _refuse_other_tokenizer(self, file: Path, tokenizer: Path, vocabulary_size: int) -> None:
+    def _refuse_other_tokenizer(self, file: Path, tokenizer: Path) -> None:
         """Raise MedcodeError if the file does not split the prompt's own words as the tokenizer does."""
         text = self._reader.prompt.render("Pt c/o SOB; [** 2150-3-14 **] ___ HR 112, 0.25 mcg/kg/min\n\n2. J18.9")
         if self._server.tokenize(text) != backend_of(self._reader.tokenizer).encode(text).ids:
             raise MedcodeError(
-                f"{file}: splits text otherwise than the tokenizer in {tokenizer} ({vocabulary_size} tokens); "
-                "export the bundle anew: medcode export"
+                f"{file}: splits text otherwise than the tokenizer in {tokenizer}; export it anew: medcode export"
             )
 
     def predict(

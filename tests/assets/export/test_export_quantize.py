@@ -100,7 +100,7 @@ def test_a_full_disk_is_noticed_before_and_while_it_is_written(f16, folder, tmp_
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     usage = namedtuple("usage", "total used free")(10, 10, size // 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    refused(f16, folder, "MiB free and q.gguf may need")
+    refused(f16, folder, "GB needed for q.gguf")
 
 
 def test_an_interrupt_leaves_nothing(f16, folder):

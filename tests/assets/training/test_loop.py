@@ -294,5 +294,5 @@ def test_a_full_disk_is_found_before_training(
 ) -> None:
     folder = make_job(tmp_path, base)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(MedcodeError, match="0.0 GB free, and checkpoints of this training need"):
+    with pytest.raises(MedcodeError, match="GB needed for checkpoints of this training, 0.000 GB free"):
         train(folder)
