@@ -27,11 +27,13 @@ SYSTEMS = (*ICD_SYSTEMS, "hcpcs", "cpt")
 """CPT and HCPCS are read too, and are no targets by default: MIMIC has them for few admissions."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """One section of a settings file."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which base model is fine-tuned."""
 
     base: str = Field(
@@ -41,7 +43,7 @@ class ModelSettings(_Section):
     revision: str | None = Field(default=None, description="Hub branch, tag or commit; none: the default branch.")
 
 
-class ComputeSettings(_Section):
+class ComputeSettings(Section):
     """Where models are trained and evaluated: nothing here changes what comes out, but for rounding."""
 
     device: Device = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")
@@ -83,7 +85,7 @@ class ComputeSettings(_Section):
         return self.processes > 1 or self.machines > 1
 
 
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """Shape of the adapter; training.mode full has none."""
 
     r: int = Field(default=8, ge=1, description="Rank of the adapter's matrices.")
@@ -100,7 +102,7 @@ class LoraSettings(_Section):
     )
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """How the model is trained."""
 
     mode: Literal["lora", "qlora", "full"] = Field(
@@ -160,13 +162,13 @@ class TrainingSettings(_Section):
         return self
 
 
-class PreferenceSettings(_Section):
+class PreferenceSettings(Section):
     """Direct preference optimisation (DPO), for recipes with preference pairs: the chosen gains on the rejected."""
 
     beta: float = Field(default=0.1, gt=0, description="How far the model may move from where it starts; less: more.")
 
 
-class SearchSettings(_Section):
+class SearchSettings(Section):
     """Search for better settings of the adapter (asset `search`)."""
 
     trials: int = Field(default=12, ge=1, description="Trainings to try, those of earlier runs counted in.")
@@ -188,7 +190,7 @@ class SearchSettings(_Section):
         return self
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """What is read, asked for and tokenized."""
 
     num_patients: int = Field(
@@ -242,7 +244,7 @@ class DataSettings(_Section):
         return self
 
 
-class WarehouseSettings(_Section):
+class WarehouseSettings(Section):
     """How DuckDB works on a MIMIC version's file."""
 
     memory_limit: str = Field(
@@ -259,7 +261,7 @@ class WarehouseSettings(_Section):
     )
 
 
-class AutomationSettings(_Section):
+class AutomationSettings(Section):
     """What happens by itself when a new MIMIC release appears."""
 
     watch_folder: str | None = Field(
@@ -278,7 +280,7 @@ class AutomationSettings(_Section):
     )
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """How much is evaluated, and how fast."""
 
     batch_size: int = Field(default=16, ge=1, description="Notes that are decoded together.")
@@ -301,7 +303,7 @@ GATES = {
 """What a bundle must pass before LATEST names it (medcode_assets/evaluation/gates.py)."""
 
 
-class GateSettings(_Section):
+class GateSettings(Section):
     """What decides whether a bundle is published."""
 
     relax: list[str] = Field(
@@ -320,7 +322,7 @@ class GateSettings(_Section):
         return relax
 
 
-class ExportSettings(_Section):
+class ExportSettings(Section):
     """Which GGUF files are made, and how each is held against the model."""
 
     quantizations: list[str] = Field(
@@ -354,7 +356,7 @@ class ExportSettings(_Section):
         return quantizations
 
 
-class LoggingSettings(_Section):
+class LoggingSettings(Section):
     """Where training reports to."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="WARNING", description="Least level shown.")
