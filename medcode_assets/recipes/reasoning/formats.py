@@ -1,4 +1,4 @@
-"""The three stages' JSONL lines as pydantic models: what training files, `medcode synth` and `medcode data check` share.
+"""The JSONL lines of the three stages as pydantic models: in training files, `medcode synth`, `medcode data check`.
 
 Stage 1 teaches the code, stage 2 the code with its reasoning, stage 3 to prefer accurate, concise reasoning.
 A line's system message is not trained on: the recipe's own prompt is (`prompts.py`), so that serving asks as training
@@ -136,7 +136,7 @@ def stage_1_line(
     """Return a line of stage 1 for a valid code."""
     return Stage1Line(
         messages=_messages(1, narrative, code_line(system, code, description)),
-        _metadata=Stage1Metadata(code_type=_type_of(system), code=code, code_valid=True, source=source, group=group),
+        metadata=Stage1Metadata(code_type=_type_of(system), code=code, code_valid=True, source=source, group=group),
     )
 
 
@@ -154,7 +154,7 @@ def stage_2_line(
     """Return a line of stage 2."""
     return Stage2Line(
         messages=_messages(2, narrative, answer_text(points, code_line(system, code, description))),
-        _metadata=Stage2Metadata(
+        metadata=Stage2Metadata(
             code_type=_type_of(system),
             code=code,
             reasoning_present=bool(points),
@@ -171,7 +171,7 @@ def stage_3_line(narrative: str, chosen: str, rejected: str, *, source: str, gro
         prompt=_messages(3, narrative, "-")[:2],
         chosen=chosen,
         rejected=rejected,
-        _metadata=Origin(source=source, group=group),
+        metadata=Origin(source=source, group=group),
     )
 
 

@@ -28,7 +28,7 @@ class ReasoningSettings(Section):
         default=0.8,
         gt=0,
         le=1,
-        description="Narratives that share so much (Jaccard, five-word shingles) stay together.",
+        description="Narratives that share this much (Jaccard, five-word shingles) are one.",
     )
     max_reasoning_words: int = Field(default=120, ge=5, description="Longer reasoning is refused.")
     cpt_descriptions: str | None = Field(
