@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medcode_assets import cli_export, cli_serving
+from medcode_assets import cli_codes, cli_config, cli_data, cli_export, cli_recipes, cli_serving, cli_synth
 from medcode_assets.cli_options import (
     BaseModel,
     Config,
@@ -265,6 +265,11 @@ def ui(
     start_ui(output_dir or medcode_home(), host, port, config)
 
 
+app.add_typer(cli_data.data, name="data")
+app.add_typer(cli_codes.app, name="codes")
+app.add_typer(cli_config.app, name="config")
 app.add_typer(cli_export.app)
+app.add_typer(cli_recipes.app)
 app.add_typer(cli_serving.app)
 app.add_typer(cli_serving.keys, name="keys")
+app.add_typer(cli_synth.app)

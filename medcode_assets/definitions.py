@@ -1,5 +1,6 @@
 """The one place where everything is wired: `build_definitions()`, and `defs` for `dagster` itself."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,27 @@ import dagster as dg
 from medcode_assets.automation import PREPARE, SEARCH, TRAIN, new_releases_sensor, stale_versions_schedule
 from medcode_assets.config import Settings, load_settings
 from medcode_assets.mimic.assets import mimic_assets
-from medcode_assets.partitions import MIMIC_VERSIONS
+from medcode_assets.partitions import CORPORA, MIMIC_VERSIONS
 from medcode_assets.recipes.factory import recipe_assets
 from medcode_assets.recipes.icd import ICD
+from medcode_assets.recipes.reasoning.assets import own_assets
+from medcode_assets.recipes.reasoning.recipe import REASONING
+from medcode_assets.recipes.reasoning.settings import StageSettings, load_stage_settings
 from medcode_assets.resources.compute import Compute
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.terminal import terminal_logger
 from medcode_serving.home import medcode_home
 
-RECIPES = (ICD,)
+RECIPES = (ICD, REASONING)
+REASON = "reasoning"
+"""Name of the job that makes recipe `reasoning`."""
 
 
 def build_definitions(
     home: Path | None = None,
     settings: Settings | None = None,
+    stages: Mapping[int, StageSettings] | None = None,
     *,
     resource_overrides: dict[str, Any] | None = None,
     executor: dg.ExecutorDefinition = dg.in_process_executor,
@@ -32,16 +39,20 @@ def build_definitions(
     Args:
         home: MEDCODE_HOME; none: from the environment.
         settings: The launchpad's defaults; none: training-config.yaml and the environment.
+        stages: Those of recipe `reasoning`; none: config/reasoning-stage-{1,2,3}.yaml and the environment.
         resource_overrides: Resources that replace the project's own, by name.
         executor: Where steps run. A process a step costs three seconds and buys nothing: steps of one version wait
             for its warehouse anyway. A pod a step lets each have its own machine (docs/scale-out.md).
     """
     home = (home or medcode_home()).resolve()
     settings = settings or load_settings()
+    stages = stages or load_stage_settings()
     return dg.Definitions(
         assets=[
             *mimic_assets(settings),
-            *(asset for recipe in RECIPES for asset in recipe_assets(recipe, settings)),
+            *recipe_assets(ICD, settings),
+            *recipe_assets(REASONING, stages[REASONING.stages[-1].number]),
+            *own_assets(stages),
         ],
         jobs=[
             # What a new release needs before anyone decides to train on it, and everything.
@@ -59,6 +70,7 @@ def build_definitions(
                 selection=dg.AssetSelection.assets(["icd", "search"]).upstream(),
                 partitions_def=MIMIC_VERSIONS,
             ),
+            dg.define_asset_job(REASON, selection=dg.AssetSelection.groups("reasoning"), partitions_def=CORPORA),
         ],
         sensors=[new_releases_sensor(settings.automation)],
         schedules=[stale_versions_schedule(settings.automation)],

@@ -1,6 +1,6 @@
 """Settings as Dagster config, so that the launchpad shows every field with its default and description."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -41,20 +41,29 @@ class LaunchConfig(dg.Config):
 
 
 def launched_with(asset: str, settings: Settings) -> Callable[[Function], Function]:
-    """Give an asset's function the config class that `launch_config` makes; the settings are its defaults."""
+    """Give an asset's function the config class of the sections that it reads; the settings are its defaults."""
+    return launched_with_sections(asset, sections_of(asset, settings))
+
+
+def launched_with_sections(asset: str, sections: Mapping[str, BaseModel]) -> Callable[[Function], Function]:
+    """Give an asset's function the config class that `launch_config` makes."""
 
     def annotate(function: Function) -> Function:
-        function.__annotations__["config"] = launch_config(asset, settings)
+        function.__annotations__["config"] = launch_config(asset, sections)
         return function
 
     return annotate
 
 
-def launch_config(asset: str, settings: Settings) -> type[LaunchConfig]:
-    """Return an asset's config class: the sections that it reads, with the settings' values as defaults."""
+def sections_of(asset: str, settings: Settings) -> dict[str, BaseModel]:
+    """Return the sections that an asset reads, by name."""
+    return {section: getattr(settings, section) for section in SECTIONS[asset]}
+
+
+def launch_config(asset: str, sections: Mapping[str, BaseModel]) -> type[LaunchConfig]:
+    """Return an asset's config class: sections by name, whose values are the defaults."""
     fields: dict[str, Any] = {}
-    for section in SECTIONS[asset]:
-        values = getattr(settings, section)
+    for section, values in sections.items():
         section_fields: dict[str, Any] = {
             field: (info.annotation, Field(default=getattr(values, field), description=info.description))
             for field, info in type(values).model_fields.items()
@@ -80,9 +89,16 @@ def read(config: dg.Config, section: str, model: type[Section]) -> Section:
 
 def run_config(assets: Iterable[dg.AssetKey], settings: Settings, *, drop_existing: bool = False) -> dict[str, Any]:
     """Return the run config that gives these assets the settings."""
+    sections = {key: sections_of("raw" if key.path[0] == "raw" else key.path[-1], settings) for key in assets}
+    return sections_config(sections, drop_existing=drop_existing)
+
+
+def sections_config(
+    assets: Mapping[dg.AssetKey, Mapping[str, BaseModel]], *, drop_existing: bool = False
+) -> dict[str, Any]:
+    """Return the run config that gives each asset its sections."""
     ops = {}
-    for key in assets:
-        asset = "raw" if key.path[0] == "raw" else key.path[-1]
-        values = {section: getattr(settings, section).model_dump(mode="json") for section in SECTIONS[asset]}
+    for key, sections in assets.items():
+        values = {name: section.model_dump(mode="json") for name, section in sections.items()}
         ops["__".join(key.path)] = {"config": {**values, "drop_existing": drop_existing}}
     return {"ops": ops}

@@ -1,4 +1,4 @@
-"""The partitions of the graph: one a registered MIMIC version."""
+"""The partitions of the graph: one a registered MIMIC version, or one a corpus of narratives."""
 
 import warnings
 
@@ -6,6 +6,9 @@ import dagster as dg
 
 MIMIC_VERSIONS = dg.DynamicPartitionsDefinition(name="mimic_versions")
 """Keys are the names under which folders are registered (`medcode versions add`, `medcode_assets.mimic.versions`)."""
+
+CORPORA = dg.DynamicPartitionsDefinition(name="corpora")
+"""Keys are the names under which `medcode reasoning run` makes corpora of narratives."""
 
 
 def check_each_version(

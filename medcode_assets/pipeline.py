@@ -1,14 +1,15 @@
 """Materialize parts of the graph from the command line, on the same Dagster instance that the UI shows."""
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medcode_assets.config import Settings
 from medcode_assets.locks import try_lock, waiting_lock
@@ -16,9 +17,10 @@ from medcode_assets.writing import refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
-    from dagster import AssetKey, DagsterInstance
+    from dagster import AssetKey, DagsterInstance, JobDefinition
 
     from medcode_assets.mimic.sources import MimicVersion
+    from medcode_assets.recipes.reasoning.settings import StageSettings
 
 OPENING_SECONDS = 120.0
 STOPS_AT = {
@@ -176,7 +178,6 @@ def materialize(
         MedcodeError: an asset refused (the message is its own), or a blocking check failed.
     """
     from dagster import AssetSelection
-    from dagster._core.errors import DagsterAssetCheckFailedError
 
     from medcode_assets.definitions import build_definitions
     from medcode_assets.launchpad import run_config
@@ -187,9 +188,65 @@ def materialize(
         key=lambda key: key.to_user_string(),
     )
     config = run_config(assets, settings, drop_existing=drop_existing)
-    # The console logger prints tracebacks; the terminal logger prints a line an asset.
-    config["loggers"] = {"terminal": {"config": {"level": settings.logging.level}}}
     job = definitions.resolve_job_def("search" if stage == "search" else "icd")
+    return _run(instance, home, job, partition, assets, config, settings.logging.level)
+
+
+def materialize_reasoning(
+    instance: "DagsterInstance",
+    home: Path,
+    last: str,
+    partition: str,
+    stages: "Mapping[int, StageSettings]",
+    *,
+    drop_existing: bool = False,
+) -> StageResult:
+    """Run recipe `reasoning` for a corpus up to an asset, in this process; unchanged assets are skipped.
+
+    Args:
+        instance: Where runs are recorded.
+        home: MEDCODE_HOME.
+        last: Name of the asset to stop at.
+        partition: Name of the corpus; it becomes a partition if it is none yet.
+        stages: Settings of each stage.
+        drop_existing: Make everything anew.
+
+    Raises:
+        MedcodeError: an asset refused, or a blocking check failed; or a MIMIC version has that name.
+    """
+    from dagster import AssetSelection
+
+    from medcode_assets.definitions import REASON, build_definitions
+    from medcode_assets.mimic.versions import all_registered
+    from medcode_assets.partitions import CORPORA
+    from medcode_assets.recipes.reasoning.assets import reasoning_config
+
+    if partition in {version.name for version in all_registered(home)}:
+        raise MedcodeError(f"--name {partition}: a MIMIC version has that name, and its warehouse; take another")
+    instance.add_dynamic_partitions(str(CORPORA.name), [partition])
+    definitions = build_definitions(home, stages=stages)
+    assets = sorted(
+        AssetSelection.assets(["reasoning", last]).upstream().resolve(definitions.resolve_asset_graph()),
+        key=lambda key: key.to_user_string(),
+    )
+    config = reasoning_config(assets, stages, drop_existing=drop_existing)
+    level = max((settings.logging.level for settings in stages.values()), key=logging.getLevelName)
+    return _run(instance, home, definitions.resolve_job_def(REASON), partition, assets, config, level)
+
+
+def _run(
+    instance: "DagsterInstance",
+    home: Path,
+    job: "JobDefinition",
+    partition: str,
+    assets: "list[AssetKey]",
+    config: dict[str, Any],
+    level: str,
+) -> StageResult:
+    from dagster._core.errors import DagsterAssetCheckFailedError
+
+    # The console logger prints tracebacks; the terminal logger prints a line an asset.
+    config["loggers"] = {"terminal": {"config": {"level": level}}}
     run_id = _new_run_id()
     with _alive(home, run_id):
         try:

@@ -103,6 +103,11 @@ class PredictionResponse(BaseModel):
     """The codes of one note and how they came about."""
 
     codes: list[PredictedCode] = Field(description="Most probable first.")
+    reasoning: str | None = Field(
+        default=None,
+        description="What the model wrote before the codes, a point a line; null for recipes that do not reason, and "
+        "where a baseline answered. It need not be why the code was chosen.",
+    )
     model: ModelIdentity
     engine: str = Field(
         description="What predicted: transformers, litellm, linear, untuned_base or frequency_prior.",

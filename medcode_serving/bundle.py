@@ -31,9 +31,9 @@ from medcode_serving.calibration import Calibration
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
-"""Version 1 has no calibration and no baselines."""
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
+"""Version 1 has no calibration and no baselines, version 2 no reasoning and no added tokens."""
 MANIFEST = "bundle.json"
 ADAPTER = "adapter"
 CODES = "codes.parquet"
@@ -53,6 +53,9 @@ class BaseModelRef(_Frozen):
 
     id: str = Field(description="`embedded`, a Hugging Face id, or a local folder.")
     revision: str = Field(description="Hub commit, or sha256 over the folder's weights and tokenizer.")
+    added_tokens: tuple[str, ...] = Field(
+        default=(), description="Special tokens that its tokenizer gets; the adapter holds what was learned of them."
+    )
 
 
 class DecodingSettings(_Frozen):
@@ -60,6 +63,7 @@ class DecodingSettings(_Frozen):
 
     max_prompt_tokens: int = Field(default=1024, ge=16, description="Longer notes are shortened, and it is said.")
     max_codes: int = Field(default=32, ge=1, description="Codes that one answer holds at most.")
+    max_reasoning_tokens: int = Field(default=0, ge=0, description="Tokens of the reasoning before them at most.")
     sections: str = Field(
         default="", description="sha256 of the list of sections by which training cut long notes; empty: not recorded."
     )

@@ -212,6 +212,11 @@ class Predictor:
                 f"evidence by occlusion needs engine transformers, and engine {self.engine.name!r} is served; ask for "
                 "`lexical`"
             )
+        if self.manifest.prompt.answer == "reasoned":
+            raise MedcodeError(
+                f"recipe {self.identity.recipe} has no evidence by occlusion: its codes follow from its reasoning, "
+                "which another note would have otherwise; read the reasoning, or ask for `lexical`"
+            )
         return self.engine
 
     def respond(
@@ -261,6 +266,7 @@ class Predictor:
             truncated=prediction.truncated,
             sections_cut=list(prediction.sections_cut),
             windows=prediction.windows,
+            reasoning=prediction.reasoning,
             dropped=prediction.dropped,
             evidence_method=options.evidence,
             processing_time_ms=round(milliseconds, 3),

@@ -2,16 +2,23 @@
 
 A prompt ends with ``Codes:`` and a completion begins with a space, so that tokenizing the two apart gives the tokens
 of the joined text with every byte-level tokenizer; a client that sends the joined text sees what training saw.
+
+A recipe that chats has its prompt from the base model's chat template (`chat_prompt`): its words around the note may be
+special tokens, and its completions begin with one.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medcode_serving.errors import MedcodeError
+from medcode_serving.reasoned import SPECIAL_TOKENS
 from medcode_serving.sections import join_parts, plan, split_note
 
 if TYPE_CHECKING:
@@ -35,14 +42,24 @@ class PromptTemplate(BaseModel):
         description="Prompt; {note} stands for the note.",
     )
     answer_header: str = Field(default="\n\nCodes:", description="Closes the prompt; the completion follows it.")
+    markup: bool = Field(
+        default=False,
+        description="What these words spell out of the tokenizer's special tokens is one, as in chat templates; what "
+        "a note spells out is text in any case.",
+    )
+    answer: Literal["codes", "line", "reasoned"] = Field(
+        default="codes",
+        description="codes: a list; line: one code in a line of its own; reasoned: the same behind the reasoning "
+        "(medcode_serving/reasoned.py).",
+    )
 
     def render(self, note: str) -> str:
         """Return the prompt for one note, normalised as `normalise_note` does."""
         return self.instruction.replace("{note}", normalise_note(note)) + self.answer_header
 
     def completion(self, codes: Iterable[str]) -> str:
-        """Return the answer that training teaches: `` I10, E11.9``, in the order given."""
-        return " " + SEPARATOR.join(codes)
+        """Return the answer that training teaches: `` I10, E11.9``, in the order given; a whole answer as it is."""
+        return " " + SEPARATOR.join(codes) if self.answer == "codes" else "".join(codes)
 
 
 @dataclass(frozen=True)
@@ -84,28 +101,93 @@ def encode_prompts(
         ValueError: `max_tokens` leaves no room for the note beside instruction and answer header.
         MedcodeError: the tokenizer is no fast one.
     """
-    backend = backend_of(tokenizer)
+    framed = FramedTokenizer(tokenizer, template)
     notes = [normalise_note(note) for note in notes]
-    encoded = _encode(backend, [template.render(note) for note in notes], max_tokens)
+    encoded = _encode(framed, notes, max_tokens)
     start = template.instruction.find("{note}")
     long_notes = {
         place: LongNote(notes[place], encoding, start)
         for place, encoding in enumerate(encoded)
         if len(encoding) > max_tokens
     }
-    shortened = _encode_shortened(backend, template, long_notes, max_tokens)
+    shortened = _encode_shortened(framed, long_notes, max_tokens)
     return [
         shortened.get(place) or EncodedPrompt(encoding.ids, len(encoding)) for place, encoding in enumerate(encoded)
     ]
 
 
 def encode_completions(tokenizer: "PreTrainedTokenizerBase", completions: list[str]) -> list[list[int]]:
-    """Return the token ids of completions, each closed by the end-of-text token."""
+    """Return the token ids of completions, each closed by the end-of-text token.
+
+    The tags and markers of reasoned answers are tokens of their own where the tokenizer has them.
+    """
     end = tokenizer.eos_token_id
+    backend = backend_of(tokenizer)
+    markers = {text: token for text in SPECIAL_TOKENS if (token := backend.token_to_id(text)) is not None}
+    if not any(marker in completion for completion in completions for marker in markers):
+        return [[*encoding.ids, end] for encoding in backend.encode_batch_fast(completions, add_special_tokens=False)]
+    between = re.compile(f"({'|'.join(map(re.escape, markers))})")
+    pieces = [between.split(completion) for completion in completions]
+    texts = [text for parts in pieces for text in parts[::2]]
+    encoded = iter(backend.encode_batch_fast(texts, add_special_tokens=False))
     return [
-        [*encoding.ids, end]
-        for encoding in backend_of(tokenizer).encode_batch_fast(completions, add_special_tokens=False)
+        [token for place, part in enumerate(parts) for token in ([markers[part]] if place % 2 else next(encoded).ids)]
+        + [end]
+        for parts in pieces
     ]
+
+
+def _framed(frame: "tuple[Encoding, Encoding]", notes: "list[Encoding]") -> "list[Encoding]":
+    from tokenizers import Encoding
+
+    before, after = frame
+    return [Encoding.merge([before, note, after], growing_offsets=True) for note in notes]
+
+
+class FramedTokenizer:
+    """Tokenizes notes with a template's words around them."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) -> None:
+        """Take what belongs together. Raises MedcodeError if the tokenizer is no fast one."""
+        self._backend = backend_of(tokenizer)
+        self._template = template
+        self._frame = _frame(tokenizer, template) if template.markup else None
+
+    def encode(self, notes: list[str]) -> "list[Encoding]":
+        """Return the prompts' tokens without offsets, in a quarter of the time."""
+        if self._frame is None:
+            return self._backend.encode_batch_fast([self._template.render(note) for note in notes])
+        return _framed(self._frame, self._backend.encode_batch_fast(notes, add_special_tokens=False))
+
+    def encode_with_offsets(self, notes: list[str]) -> "list[Encoding]":
+        """Return the prompts' tokens, and the characters of `template.render(note)` that each stands for."""
+        if self._frame is None:
+            return self._backend.encode_batch([self._template.render(note) for note in notes])
+        return _framed(self._frame, self._backend.encode_batch(notes, add_special_tokens=False))
+
+    @cached_property
+    def fixed_tokens(self) -> int:
+        """Number of tokens of a prompt without its note."""
+        return len(self.encode([""])[0])
+
+
+_FRAMES: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[PromptTemplate, tuple[Encoding, Encoding]]]"
+_FRAMES = WeakKeyDictionary()
+
+
+def _frame(tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) -> "tuple[Encoding, Encoding]":
+    """Return the tokens before and behind the note, special tokens among them."""
+    known = _FRAMES.setdefault(tokenizer, {})
+    if template not in known:
+        from tokenizers import Tokenizer
+
+        # A copy: the tokenizer itself is in use by other threads, which leave special tokens as text.
+        backend = Tokenizer.from_str(backend_of(tokenizer).to_str())
+        backend.encode_special_tokens = False
+        before, _, after = template.instruction.partition("{note}")
+        texts = [before, after + template.answer_header]
+        known[template] = tuple(backend.encode_batch(texts, add_special_tokens=False))  # type: ignore[assignment]
+    return known[template]
 
 
 class LongNote:
@@ -179,41 +261,43 @@ def backend_of(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     return backend
 
 
-def _encode(backend: "Tokenizer", texts: list[str], max_tokens: int) -> "list[Encoding]":
-    """Encode texts; those of more than `max_tokens` tokens with offsets, which cost a quarter of the time."""
+def _encode(framed: FramedTokenizer, notes: list[str], max_tokens: int) -> "list[Encoding]":
+    """Encode prompts; those of more than `max_tokens` tokens with offsets."""
     encoded: dict[int, Encoding] = {}
-    limit = _characters(backend, texts, max_tokens)
-    fitting = [place for place, text in enumerate(texts) if len(text) <= limit]
-    for place, encoding in zip(fitting, backend.encode_batch_fast([texts[place] for place in fitting]), strict=True):
+    limit = _characters(framed, notes, max_tokens)
+    fitting = [place for place, note in enumerate(notes) if len(note) <= limit]
+    for place, encoding in zip(fitting, framed.encode([notes[place] for place in fitting]), strict=True):
         if len(encoding) <= max_tokens:
             encoded[place] = encoding
-    rest = [place for place in range(len(texts)) if place not in encoded]
-    encoded.update(zip(rest, backend.encode_batch([texts[place] for place in rest]), strict=True))
-    return [encoded[place] for place in range(len(texts))]
+    rest = [place for place in range(len(notes)) if place not in encoded]
+    encoded.update(zip(rest, framed.encode_with_offsets([notes[place] for place in rest]), strict=True))
+    return [encoded[place] for place in range(len(notes))]
 
 
-def _characters(backend: "Tokenizer", texts: list[str], tokens: int) -> int:
-    """Return about how many characters have that many tokens, after a sample from the longest text's middle."""
-    longest = max(texts, key=len, default="")
+def _characters(framed: FramedTokenizer, notes: list[str], tokens: int) -> int:
+    """Return about how many characters have that many tokens, after a sample from the longest note's middle."""
+    longest = max(notes, key=len, default="")
     middle = max(len(longest) - SAMPLE, 0) // 2
     sample = longest[middle : middle + SAMPLE]
-    return len(sample) * tokens // max(len(backend.encode(sample)), 1)
+    return len(sample) * tokens // max(len(framed.encode([sample])[0]) - framed.fixed_tokens, 1)
 
 
 def _encode_shortened(
-    backend: "Tokenizer", template: PromptTemplate, long_notes: dict[int, LongNote], max_tokens: int
+    framed: FramedTokenizer, long_notes: dict[int, LongNote], max_tokens: int
 ) -> dict[int, EncodedPrompt]:
-    frame = len(backend.encode(template.render("")))
-    budgets = dict.fromkeys(long_notes, max_tokens - frame)
+    if not long_notes:
+        return {}
+    budgets = dict.fromkeys(long_notes, max_tokens - framed.fixed_tokens)
     encoded: dict[int, EncodedPrompt] = {}
     # Where text was taken out, tokens may differ from those counted: give back what is too much until all fit.
     while budgets:
         if min(budgets.values()) <= 0:
             raise ValueError(
-                f"a prompt of at most {max_tokens} tokens has no room for a note beside its {frame} fixed tokens"
+                f"a prompt of at most {max_tokens} tokens has no room for a note beside its {framed.fixed_tokens} "
+                "fixed tokens"
             )
         shortened = {place: long_notes[place].shortened(budget) for place, budget in budgets.items()}
-        encodings = backend.encode_batch_fast([template.render(text) for text, _ in shortened.values()])
+        encodings = framed.encode([text for text, _ in shortened.values()])
         for (place, (_, cut)), encoding in zip(shortened.items(), encodings, strict=True):
             if len(encoding) > max_tokens:
                 budgets[place] -= len(encoding) - max_tokens

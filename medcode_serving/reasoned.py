@@ -14,9 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medcode_serving.decoding.parsing import REASONING as THINK
-from medcode_serving.decoding.parsing import REASONING_END as END_THINK
-
+THINK, END_THINK = "<think>", "</think>"
 MARKERS = {"icd10cm": "ICD10:", "cpt": "CPT:", "hcpcs": "HCPCS:"}
 """What stands before a code, by its system."""
 SYSTEM_OF = {marker.rstrip(":"): system for system, marker in MARKERS.items()}
@@ -27,6 +25,11 @@ _POINT = "- "
 _LINE = re.compile(r"(?P<type>ICD10|CPT|HCPCS): (?P<code>[A-Z0-9][A-Z0-9.]*)(?: \((?P<description>\S.*)\))?")
 _REASONED = re.compile(rf"{THINK}\n(?P<points>(?:- \S.*\n)+){END_THINK}\n(?P<line>.+)")
 _ANY_CODE = re.compile(r"(?P<type>ICD10|CPT|HCPCS):\s*(?P<code>[A-Za-z0-9][A-Za-z0-9.]*[A-Za-z0-9])")
+
+
+def is_code_line(text: str) -> bool:
+    """Whether a text is a code's line, as vocabularies of such answers hold it."""
+    return text.startswith(tuple(MARKERS.values()))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medcode_serving.engines.protocol import Prediction, ScoredCode
-from medcode_serving.prompts import PromptTemplate, backend_of, normalise_note
+from medcode_serving.prompts import FramedTokenizer, PromptTemplate, backend_of, normalise_note
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 OVERLAP = 10
@@ -30,23 +30,20 @@ def split_windows(
     Raises:
         ValueError: `max_tokens` leaves no room for the note beside instruction and answer header.
     """
-    backend = backend_of(tokenizer)
+    framed = FramedTokenizer(tokenizer, template)
     note = normalise_note(note)
-    frame = len(backend.encode(template.render("")))
-    encoding = backend.encode(note, add_special_tokens=False)
-    budget = max_tokens - frame
+    encoding = backend_of(tokenizer).encode(note, add_special_tokens=False)
+    budget = max_tokens - framed.fixed_tokens
     # A window's tokens may differ a little from those counted in the whole note: smaller ones, until all fit.
     while budget > 0:
         texts = _cut(note, encoding, budget)
-        excess = max(len(encoded) for encoded in _encode(backend, template, texts)) - max_tokens
+        excess = max(len(encoded) for encoded in framed.encode(texts)) - max_tokens
         if excess <= 0:
             return texts
         budget -= excess
-    raise ValueError(f"a prompt of at most {max_tokens} tokens has no room for a note beside its {frame} fixed tokens")
-
-
-def _encode(backend: "Tokenizer", template: PromptTemplate, texts: list[str]) -> "list[Encoding]":
-    return backend.encode_batch_fast([template.render(text) for text in texts])
+    raise ValueError(
+        f"a prompt of at most {max_tokens} tokens has no room for a note beside its {framed.fixed_tokens} fixed tokens"
+    )
 
 
 def _cut(note: str, encoding: "Encoding", budget: int) -> list[str]:
@@ -96,9 +93,11 @@ def join_windows(predictions: Sequence[Prediction], max_codes: int) -> Predictio
         if (code.probability or 0.0) > (known.probability or 0.0):
             best[code.system, code.code] = code
     ranked = sorted(best.values(), key=lambda code: -(code.probability or 0.0))
+    surest = max(predictions, key=lambda found: max((code.probability or 0.0 for code in found.codes), default=-1.0))
     return replace(
         predictions[0],
         codes=tuple(ranked[:max_codes]),
+        reasoning=surest.reasoning,
         dropped=sum(prediction.dropped for prediction in predictions),
         windows=len(predictions),
     )

@@ -66,7 +66,7 @@ def untuned_base_fingerprint(
         asked=evaluation.untuned_base,
         base=base.revision,
         prompt=recipe.prompt.model_dump(),
-        decoding=trained_limits(con, recipe.name).model_dump(),
+        decoding=trained_limits(con, recipe).model_dump(),
     )
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from medcode_assets.config import PROJECT
 from medcode_assets.evaluation.history import ADAPTER, compare_kept, kept_evaluations
 from medcode_assets.evaluation.report import Difference, EvaluationReport
-from medcode_assets.mimic.transform import split_hash
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import (
@@ -150,7 +149,7 @@ def compose_bundle(
     manifest = BundleManifest(
         recipe=recipe,
         version=version,
-        base_model=BaseModelRef(id=base.id, revision=base.revision),
+        base_model=BaseModelRef(id=base.id, revision=base.revision, added_tokens=base.added_tokens),
         prompt=prompt,
         decoding=decoding,
         threshold=report.engine(ADAPTER).threshold,
@@ -165,19 +164,6 @@ def compose_bundle(
         texts = [code.text for code in Vocabulary.read(codes).codes]
         cached_trie(load_tokenizer(base.path), texts, [tries])  # so that no service has to build it when it starts
         return write_bundle(root, manifest, adapter=adapter, codes=codes, linear=linear, tries=tries), False
-
-
-def data_version(con: "duckdb.DuckDBPyConnection", partition: str, release: str, train_documents: int) -> DataVersion:
-    """Return which data a warehouse holds: sha256 of each raw table's file, and the split hash."""
-    rows = con.execute("SELECT name, settings FROM made WHERE name LIKE 'raw.%' ORDER BY name").fetchall()
-    sources = {name.removeprefix("raw."): json.loads(settings)["sha256"] for name, settings in rows}
-    return DataVersion(
-        partition=partition,
-        release=release,
-        sources=sources,
-        split_hash=split_hash(con),
-        train_documents=train_documents,
-    )
 
 
 def provenance(settings: dict[str, Any], *, mlflow_run: str | None, dagster_run: str | None) -> Provenance:

@@ -1,19 +1,19 @@
 """Dagster assets of a recipe up to its tokens: examples, base_model, tokens."""
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from tqdm import tqdm
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import made, making
 from medcode_assets.config import DataSettings, ModelSettings, Settings
 from medcode_assets.evaluation.plots import BARS_TO_LIMIT, length_histogram
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import picture, query_table, table_metadata
 from medcode_assets.partitions import check_each_version
 from medcode_assets.progress import advance
+from medcode_assets.recipes.fitting import chosen_base
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
@@ -80,8 +80,12 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
     def base_model(context: dg.AssetExecutionContext, config: LaunchConfig, home: Home) -> dg.MaterializeResult:
         """The base model: the embedded one, a local folder, or a Hugging Face id, downloaded once."""
         model = read(config, "model", ModelSettings)
-        local = resolve_base_model(model.base, home.base_models, revision=model.revision)
-        chosen = {"id": local.id, "revision": local.revision, "path": str(local.path.resolve())}
+        local = resolve_base_model(
+            model.base, home.base_models, revision=model.revision, added_tokens=recipe.added_tokens
+        )
+        chosen: dict[str, Any] = {"id": local.id, "revision": local.revision, "path": str(local.path.resolve())}
+        if local.added_tokens:
+            chosen["added_tokens"] = list(local.added_tokens)
         made_from = fingerprint(**chosen)
         target = home.artifact(recipe.name, context.partition_key, "base_model")
         earlier = made(target)
@@ -136,22 +140,22 @@ def tokens_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
 
         from medcode_serving.engines.transformers import load_tokenizer
 
-        base = required(home.artifact(recipe.name, context.partition_key, "base_model"), f"{recipe.name}/base_model")
+        base = chosen_base(home.artifact(recipe.name, context.partition_key, "base_model"), recipe.name)
         max_prompt_tokens = read(config, "data", DataSettings).max_prompt_tokens
         bar = tqdm(desc="tokenizing", unit="note", delay=1)
         with warehouse.connect(context) as con, bar:
-            positions = AutoConfig.from_pretrained(base["path"], local_files_only=True).max_position_embeddings
+            positions = AutoConfig.from_pretrained(base.path, local_files_only=True).max_position_embeddings
             built = build_tokens(
                 con,
                 recipe.name,
-                load_tokenizer(Path(base["path"])),
-                recipe.prompt,
+                load_tokenizer(base.path),
+                recipe.for_base(base).prompt,
                 max_prompt_tokens=max_prompt_tokens,
-                base_revision=base["revision"],
+                base_revision=base.revision,
                 rebuild=config.drop_existing,
                 on_progress=partial(advance, bar),
             )
-            refuse_no_room(max_prompt_tokens, longest_completion(con, recipe.name), positions, base["id"])
+            refuse_no_room(max_prompt_tokens, longest_completion(con, recipe.name), positions, base.id)
             return dg.MaterializeResult(
                 metadata=_tokens_metadata(con, recipe.name, built, max_prompt_tokens),
                 data_version=dg.DataVersion(built.fingerprint),

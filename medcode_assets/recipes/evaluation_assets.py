@@ -162,17 +162,18 @@ def untuned_base_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinitio
         partition = context.partition_key
         target = home.artifact(recipe.name, partition, UNTUNED_BASE)
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        prompted = recipe.for_base(base)
         chosen = read(config, "evaluation", EvaluationSettings)
         with alone_answering(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
-                made_from = untuned_base_fingerprint(con, recipe, base, chosen)
+                made_from = untuned_base_fingerprint(con, prompted, base, chosen)
                 unchanged = _unchanged(target, made_from, config)
-                decoding = trained_limits(con, recipe.name)
+                decoding = trained_limits(con, prompted)
                 asks = chosen.untuned_base and not unchanged
                 data = evaluation_data(con, recipe.name, chosen.max_documents) if asks else None
             if data is not None:
                 parts = _parts(home, recipe, context, target, made_from, config)
-                load = untuned_base(recipe, base, decoding, chosen, compute.settings.device)
+                load = untuned_base(prompted, base, decoding, chosen, compute.settings.device)
                 make_baseline(data, target, parts, made_from, load)
             elif not unchanged:
                 skip_baseline(target, made_from)
@@ -202,6 +203,7 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         partition = context.partition_key
         target = home.artifact(recipe.name, partition, "evaluation")
         base = chosen_base(home.artifact(recipe.name, partition, "base_model"), recipe.name)
+        prompted = recipe.for_base(base)
         adapter = home.artifact(recipe.name, partition, "adapter")
         chosen = read(config, "evaluation", EvaluationSettings)
         adapter_facts = required(adapter, f"{recipe.name}/adapter")
@@ -211,12 +213,12 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             with warehouse.connect(context, read_only=True) as con:
                 expected = {
                     LINEAR: linear_fingerprint(con, recipe, chosen),
-                    UNTUNED_BASE: untuned_base_fingerprint(con, recipe, base, chosen),
+                    UNTUNED_BASE: untuned_base_fingerprint(con, prompted, base, chosen),
                     FREQUENCY_PRIOR: prior_fingerprint(con, recipe, chosen),
                 }
                 beside = measured_beside(folders, expected, recipe.name)
                 seals = {name: facts["seal"] for name, facts in beside.items()}
-                answers_from = answers_fingerprint(con, recipe, adapter_facts["seal"], decoding, chosen)
+                answers_from = answers_fingerprint(con, prompted, adapter_facts["seal"], decoding, chosen)
                 made_from = evaluation_fingerprint(answers_from, seals, chosen)
                 unchanged = _unchanged(target, made_from, config)
                 data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
@@ -225,7 +227,7 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             if data is not None:
                 evaluate_adapter(
                     data,
-                    recipe,
+                    prompted,
                     base,
                     adapter / "weights",
                     target,

@@ -21,22 +21,23 @@ from medcode_assets.recipes.model_assets import adapter_asset, bundle_asset
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.recipes.search_asset import search_asset
 
+COMMON = (
+    examples_asset,
+    base_model_asset,
+    tokens_asset,
+    frequency_prior_asset,
+    linear_asset,
+    untuned_base_asset,
+    evaluation_asset,
+    errors_asset,
+    report_asset,
+    bundle_asset,
+    gguf_asset,
+)
+"""Of every recipe; one of several stages brings its own adapter."""
+ONE_STAGE = (adapter_asset, search_asset)
+
 
 def recipe_assets(recipe: Recipe, settings: Settings) -> list[dg.AssetsDefinition]:
     """Return a recipe's assets; the settings are the launchpad's defaults."""
-    makers = (
-        examples_asset,
-        base_model_asset,
-        tokens_asset,
-        adapter_asset,
-        frequency_prior_asset,
-        linear_asset,
-        untuned_base_asset,
-        evaluation_asset,
-        errors_asset,
-        report_asset,
-        bundle_asset,
-        gguf_asset,
-        search_asset,
-    )
-    return [make(recipe, settings) for make in makers]
+    return [make(recipe, settings) for make in (COMMON if recipe.stages else (*COMMON, *ONE_STAGE))]

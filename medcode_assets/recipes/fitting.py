@@ -10,6 +10,7 @@ from medcode_assets.artifacts import link_or_copy, making, required
 from medcode_assets.config import ComputeSettings, LoggingSettings, LoraSettings, TrainingSettings
 from medcode_assets.locks import waiting_lock
 from medcode_assets.recipes.bundling import trained_codes
+from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.training.job import (
     CODES,
     METRIC,
@@ -26,11 +27,13 @@ from medcode_assets.training.job import (
 from medcode_assets.training.models import effective_mode
 from medcode_assets.training.planning import check_memory
 from medcode_assets.training.token_file import write_tokens
+from medcode_assets.training.tokens import longest_completion
 from medcode_assets.training.tracking import close_abandoned_run, tracked_run
 from medcode_assets.warehouse import fingerprint, inputs, one_value
 from medcode_assets.writing import refusing_unwritable
 from medcode_serving.adapters import ADAPTER_WEIGHTS
 from medcode_serving.base_models import LocalModel
+from medcode_serving.base_models.added_tokens import added_token_ids
 from medcode_serving.bundle import DecodingSettings, file_sha256
 from medcode_serving.errors import MedcodeError
 from medcode_serving.sections import sections_hash
@@ -49,7 +52,7 @@ VALIDATION_EXAMPLES = 256
 def chosen_base(home_artifact: Path, recipe: str) -> LocalModel:
     """Return the base model that the recipe's base_model asset chose. Raises MedcodeError if it has not run."""
     facts = required(home_artifact, f"{recipe}/base_model")
-    return LocalModel(facts["id"], Path(facts["path"]), facts["revision"])
+    return LocalModel(facts["id"], Path(facts["path"]), facts["revision"], tuple(facts.get("added_tokens", ())))
 
 
 def adapter_fingerprint(
@@ -79,14 +82,22 @@ def _weights_hash(adapter: str | None) -> str | None:
         raise MedcodeError(f"training.start_from {adapter}: no adapter there ({error.strerror})") from None
 
 
-def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: str) -> DecodingSettings:
+def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: Recipe) -> DecodingSettings:
     """Return the limits that an adapter is trained with, which evaluation and serving keep.
 
-    Prompts as long as the tokens' limit, answers with as many codes as training's longest.
+    Prompts as long as the tokens' limit, answers with as many codes as training's longest, reasoning with as many
+    tokens.
     """
-    prompt = one_value(con, f"SELECT max_prompt_tokens FROM {recipe}.token_limits")
-    codes = one_value(con, f"SELECT max(len(answer)) FROM {recipe}.examples WHERE split = 'train'")
-    return DecodingSettings(max_prompt_tokens=prompt, max_codes=max(1, codes or 0), sections=sections_hash())
+    name = recipe.name
+    prompt = one_value(con, f"SELECT max_prompt_tokens FROM {name}.token_limits")
+    codes = one_value(con, f"SELECT max(len(answer)) FROM {name}.examples WHERE split = 'train'")
+    reasons = recipe.prompt.answer == "reasoned"
+    return DecodingSettings(
+        max_prompt_tokens=prompt,
+        max_codes=max(1, codes or 0),
+        max_reasoning_tokens=longest_completion(con, name) if reasons else 0,
+        sections=sections_hash(),
+    )
 
 
 def training_job(
@@ -105,6 +116,7 @@ def training_job(
         base_model=base.id,
         base_path=base.path.resolve(),
         base_revision=base.revision,
+        trained_tokens=tuple(added_token_ids(base.path, base.added_tokens)) if base.added_tokens else (),
         fingerprint=made_from,
         compute=compute,
         lora=lora,

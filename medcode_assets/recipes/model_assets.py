@@ -18,14 +18,12 @@ from medcode_assets.evaluation.plots import loss_curve
 from medcode_assets.evaluation.report import read_report
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture
-from medcode_assets.mimic.versions import registered
 from medcode_assets.partitions import check_each_version
 from medcode_assets.recipes.answering import examples_made
 from medcode_assets.recipes.bundling import (
     against_served,
     bundle_version,
     compose_bundle,
-    data_version,
     examples_settings,
     provenance,
     publish_passed,
@@ -100,7 +98,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     discard_training(folder)
                 if not unchanged:
                     write_training_data(con, recipe.name, folder, training.metric_documents)
-                    decoding = trained_limits(con, recipe.name)
+                    decoding = trained_limits(con, recipe)
             if not unchanged:
                 most = decoding.max_codes if training.metric_documents else 0
                 job = training_job(recipe.name, base, made_from, compute.settings, lora, training, logging, most)
@@ -178,12 +176,10 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 recipe=recipe.name,
                 version=bundle_version(partition, base, evaluation_facts),
                 base=base,
-                prompt=recipe.prompt,
+                prompt=recipe.for_base(base).prompt,
                 decoding=DecodingSettings(**evaluation_facts["decoding"]),
                 report=report,
-                data=data_version(
-                    con, partition, registered(home.path, partition).release, evaluation_facts["train_documents"]
-                ),
+                data=recipe.data_version(con, home.path, partition, evaluation_facts["train_documents"]),
                 provenance=provenance(
                     {**adapter_facts["settings"], "data": examples_settings(con, recipe.name)},
                     mlflow_run=adapter_facts["mlflow_run"],

@@ -1,13 +1,17 @@
 """What a recipe says: where its examples come from and how its prompt looks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from dagster import AssetKey, PartitionsDefinition
 
 from medcode_assets.config import DataSettings
 from medcode_assets.warehouse import Built
+from medcode_serving.base_models import LocalModel
+from medcode_serving.bundle import DataVersion
+from medcode_serving.chat import chat_prompt
 from medcode_serving.prompts import PromptTemplate
 
 if TYPE_CHECKING:
@@ -28,13 +32,63 @@ class BuildExamples(Protocol):
         ...
 
 
+class TellDataVersion(Protocol):
+    """Says which data a warehouse holds."""
+
+    def __call__(
+        self, con: "duckdb.DuckDBPyConnection", home: Path, partition: str, train_documents: int
+    ) -> DataVersion:
+        """Return it; `home` is MEDCODE_HOME."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A prompt in the base model's own chat template."""
+
+    system: str
+    """The system message; the note is the user's."""
+    answer: Literal["line", "reasoned"]
+    """How the completion looks (`PromptTemplate.answer`)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the trainings that follow each other, each adapter starting from the one before."""
+
+    number: int
+    objective: Literal["sft", "dpo"]
+    chat: Chat
+    learns: str
+
+    @property
+    def name(self) -> str:
+        """Name of its asset."""
+        return f"stage_{self.number}"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One thing to learn; `recipes.factory` gives it its chain of assets."""
 
     name: str
+    learns: str
+    """In a few words, for people."""
     prompt: PromptTemplate
+    """Of a recipe that chats, `for_base` gives the one that is meant."""
     partitions: PartitionsDefinition
     sources: Sequence[AssetKey]
     """Assets that the examples are made from."""
     build_examples: BuildExamples
+    data_version: TellDataVersion
+    chat: Chat | None = None
+    added_tokens: tuple[str, ...] = ()
+    """Special tokens that the base model's tokenizer gets; their embeddings are trained with the adapter."""
+    stages: tuple[Stage, ...] = ()
+    """Trainings one after the other; none: one, of the recipe's tokens."""
+
+    def for_base(self, base: LocalModel) -> "Recipe":
+        """Return the recipe with the prompt that belongs to a base model."""
+        if self.chat is None:
+            return self
+        return replace(self, prompt=chat_prompt(base.path, self.chat.system, self.chat.answer))

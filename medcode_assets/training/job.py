@@ -36,6 +36,9 @@ class TrainingJob(BaseModel):
     base_model: str = Field(description="Id of the base model.")
     base_path: Path = Field(description="Its folder on this machine.")
     base_revision: str
+    trained_tokens: tuple[int, ...] = Field(
+        default=(), description="Tokens whose embeddings are trained with the adapter: those added to the tokenizer."
+    )
     fingerprint: str = Field(description="Of data, base and settings: a checkpoint of another one is not gone on from.")
     compute: ComputeSettings = ComputeSettings()
     lora: LoraSettings = LoraSettings()

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,7 +103,7 @@ def load_trainable(job: TrainingJob, device: str, precision: Precision) -> "PreT
     if training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if mode != "full":
-        model = adapted(model, job.base, job.lora, training)
+        model = adapted(model, job.base, job.lora, training, job.trained_tokens)
     model.train()
     return model if mode == "qlora" else model.to(torch.device(device))
 
@@ -132,14 +133,21 @@ def packs(training: TrainingSettings, model: "PreTrainedModel") -> bool:
     return possible and training.attention in ("auto", "packed")
 
 
-def adapted(model: "PreTrainedModel", base: LocalModel, lora: LoraSettings, training: TrainingSettings) -> Any:
+def adapted(
+    model: "PreTrainedModel",
+    base: LocalModel,
+    lora: LoraSettings,
+    training: TrainingSettings,
+    trained_tokens: Sequence[int] = (),
+) -> Any:
     """Lay an adapter over a base model. Raises MedcodeError as `load_trainable`."""
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
-        adapted_model = get_peft_model(model, lora_config(lora))
+        tokens = _token_embeddings(model, trained_tokens) if trained_tokens else None
+        adapted_model = get_peft_model(model, lora_config(lora, tokens))
     except ValueError as error:
         raise MedcodeError(
             f"lora.target_modules {lora.target_modules}: PEFT lays no such adapter over base model {base.id!r} "
@@ -158,8 +166,17 @@ def adapted(model: "PreTrainedModel", base: LocalModel, lora: LoraSettings, trai
     return adapted_model
 
 
-def lora_config(lora: LoraSettings) -> Any:
-    """Return PEFT's configuration of an adapter."""
+def _token_embeddings(model: "PreTrainedModel", tokens: Sequence[int]) -> dict[str, list[int]]:
+    """Return the tokens to train by the name of the layer that has a row for each."""
+    layers = [model.get_input_embeddings()]
+    if not model.config.get_text_config().tie_word_embeddings:
+        layers.append(model.get_output_embeddings())
+    names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+    return {names[id(layer)]: list(tokens) for layer in layers}
+
+
+def lora_config(lora: LoraSettings, trained_tokens: dict[str, list[int]] | None = None) -> Any:
+    """Return PEFT's configuration of an adapter; tokens whose embeddings it trains by the name of their layer."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -169,6 +186,7 @@ def lora_config(lora: LoraSettings) -> Any:
         target_modules=lora.target_modules if lora.target_modules != ["all-linear"] else "all-linear",
         use_rslora=lora.rslora,
         use_dora=lora.dora,
+        trainable_token_indices=trained_tokens,
         task_type="CAUSAL_LM",
     )
 

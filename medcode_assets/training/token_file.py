@@ -3,7 +3,7 @@
 Written from the warehouse batch by batch, so neither side ever holds the data set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 BATCH = 1024
 """Rows that are written, and mapped, together."""
@@ -28,17 +29,22 @@ def write_tokens(con: "duckdb.DuckDBPyConnection", query: str, file: Path, param
     Raises:
         MedcodeError: the disk is full or the folder cannot be written.
     """
+    reader = con.sql(query, params=list(parameters)).to_arrow_reader(BATCH)
+    return write_batches(reader, reader.schema, file)
+
+
+def write_batches(batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema", file: Path) -> int:
+    """Write batches of `example_id` and columns of token ids to an Arrow file, aside and renamed; returns the rows.
+
+    Raises:
+        MedcodeError: the disk is full or the folder cannot be written.
+    """
     import pyarrow as pa
 
     aside = file.with_suffix(".part")
     rows = 0
-    reader = con.sql(query, params=list(parameters)).to_arrow_reader(BATCH)
-    with (
-        refusing_unwritable(file),
-        pa.OSFile(str(aside), "wb") as sink,
-        pa.ipc.new_file(sink, reader.schema) as writer,
-    ):
-        for batch in reader:
+    with refusing_unwritable(file), pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
             writer.write_batch(batch)
             rows += batch.num_rows
     aside.replace(file)

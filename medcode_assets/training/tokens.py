@@ -170,8 +170,8 @@ def _tokenize(
         {
             "example_id": batch["example_id"],
             "split": batch["split"],
-            "prompt_ids": _int_lists([prompt.input_ids for prompt in prompts]),
-            "completion_ids": _int_lists(completions),
+            "prompt_ids": int_lists([prompt.input_ids for prompt in prompts]),
+            "completion_ids": int_lists(completions),
             "whole_length": pa.array([prompt.whole_length for prompt in prompts], pa.int32()),
             "truncated": [prompt.truncated for prompt in prompts],
             "cut_sections": pa.array([prompt.cut for prompt in prompts], pa.list_(pa.string())),
@@ -179,7 +179,7 @@ def _tokenize(
     )
 
 
-def _int_lists(rows: list[list[int]]) -> "pa.ListArray":
+def int_lists(rows: list[list[int]]) -> "pa.ListArray":
     """Return token ids as an Arrow column, over one flat buffer: twice as fast as from nested lists."""
     import numpy as np
     import pyarrow as pa

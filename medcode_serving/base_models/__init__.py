@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcode_serving.base_models.added_tokens import extended_revision, plain_revision, with_added_tokens
 from medcode_serving.bundle import file_sha256, refuse_pickles
 from medcode_serving.errors import MedcodeError
 
@@ -20,20 +22,35 @@ class LocalModel:
     id: str
     path: Path
     revision: str
-    """Hub commit, or sha256 over weights, configuration and tokenizer."""
+    """Hub commit, or sha256 over weights, configuration and tokenizer; with added tokens, also a hash of these."""
+    added_tokens: tuple[str, ...] = ()
+    """Special tokens that its tokenizer got."""
 
 
-def resolve_base_model(model_id: str, cache: Path, *, revision: str | None = None) -> LocalModel:
+def resolve_base_model(
+    model_id: str, cache: Path, *, revision: str | None = None, added_tokens: Sequence[str] = ()
+) -> LocalModel:
     """Find a base model's folder, downloading it once if its id asks for the hub.
 
     Args:
         model_id: `embedded`, a local folder, or a Hugging Face id.
         cache: Folder of downloaded models; what is there already is not fetched again.
         revision: Hub branch, tag or commit. A local model must have this fingerprint if one is given.
+        added_tokens: Special tokens that its tokenizer is to have (`medcode_serving.base_models.added_tokens`).
 
     Raises:
         MedcodeError: the model is not to be had, has no safetensors, or is not the asked-for revision.
     """
+    plain = _resolve_plain(model_id, cache, plain_revision(revision) if revision else None)
+    if not added_tokens:
+        return plain
+    extended = extended_revision(plain.revision, added_tokens)
+    name = hashlib.sha256(f"{plain.id} {extended}".encode()).hexdigest()[:16]
+    path = with_added_tokens(plain.path, added_tokens, cache / "with-added-tokens" / name)
+    return LocalModel(plain.id, path, extended, tuple(added_tokens))
+
+
+def _resolve_plain(model_id: str, cache: Path, revision: str | None) -> LocalModel:
     local = Path(__file__).parent / EMBEDDED if model_id == EMBEDDED else Path(model_id).expanduser()
     if local.is_dir():
         # By its full path: a bundle that says `models/x` would be looked for on the hub from any other folder.

@@ -60,7 +60,8 @@ class GreedyAnswers:
         self._answers: list[list[DecodedCode]] = [[] for _ in range(rows)]
         # One entry for every row that is still being written.
         self._row = np.arange(rows)
-        self._max_codes = np.broadcast_to(np.minimum(max_codes, trie.size[0]), rows)
+        most = 1 if trie.separator < 0 else trie.size[0]
+        self._max_codes = np.broadcast_to(np.minimum(max_codes, most), rows)
         self._node = np.zeros(rows, dtype=np.int64)
         self._written = np.zeros(rows, dtype=np.int64)  # tokens
         self._count = np.zeros(rows, dtype=np.int64)  # closed codes

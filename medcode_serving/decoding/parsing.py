@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from medcode_serving.codes.systems import undotted
 from medcode_serving.codes.vocabulary import Vocabulary
+from medcode_serving.reasoned import END_THINK, THINK, is_code_line, read_answer
 
-REASONING, REASONING_END = "<think>", "</think>"
 _SEPARATORS = ",;\n"
 _FRAGMENT = re.compile(rf"[^{_SEPARATORS}]+")
 _WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.:]*[A-Za-z0-9])?")
@@ -37,6 +37,8 @@ class ParsedAnswer:
     """The first mention of each code, in order."""
     dropped: int
     """Fragments without a code: parts that name none, words beside a code that look like one and are none."""
+    reasoning: str | None = None
+    """Of an answer whose codes are lines (`medcode_serving.reasoned`): what stands before them."""
 
 
 def parse_answer(text: str, vocabulary: Vocabulary, *, cut: bool = False) -> ParsedAnswer:
@@ -50,9 +52,11 @@ def parse_answer(text: str, vocabulary: Vocabulary, *, cut: bool = False) -> Par
         vocabulary: The codes.
         cut: The answer was broken off. Its last fragment is dropped: half of E11.65 is a code as well.
     """
-    begin, end, dropped = text.rfind(REASONING_END) + len(REASONING_END), len(text), 0
-    begin = begin if begin >= len(REASONING_END) else 0
-    if (thinking := text.find(REASONING, begin)) >= 0:
+    if is_code_line(vocabulary.codes[0].text):
+        return _parse_line(text, vocabulary, cut=cut)
+    begin, end, dropped = text.rfind(END_THINK) + len(END_THINK), len(text), 0
+    begin = begin if begin >= len(END_THINK) else 0
+    if (thinking := text.find(THINK, begin)) >= 0:
         end, dropped = thinking, 1
     elif cut:
         end, dropped = max(begin, *(text.rfind(separator, begin) for separator in _SEPARATORS)), 1
@@ -64,6 +68,17 @@ def parse_answer(text: str, vocabulary: Vocabulary, *, cut: bool = False) -> Par
         for mention in mentions:
             found.setdefault(mention.index, mention)
     return ParsedAnswer(tuple(found.values()), dropped)
+
+
+def _parse_line(text: str, vocabulary: Vocabulary, *, cut: bool) -> ParsedAnswer:
+    """Find the one code of an answer that names it in a line of its own."""
+    answer = read_answer(text)
+    place = text.upper().rfind(answer.code) if answer.code else -1
+    broken_off = cut and answer.code is not None and place + len(answer.code) == len(text.rstrip())
+    index = None if broken_off else _rows_of(vocabulary).get((answer.system, undotted(answer.code or "")))
+    if answer.code is None or index is None:
+        return ParsedAnswer((), 1, answer.reasoning)
+    return ParsedAnswer((Mention(index, place, place + len(answer.code)),), 0, answer.reasoning)
 
 
 def mention_probability(mention: Mention, tokens: Sequence[tuple[str, float | None]]) -> float | None:
@@ -134,3 +149,14 @@ def _spellings_of(vocabulary: Vocabulary) -> _Spellings:
     if spellings is None:
         spellings = _KNOWN[vocabulary] = _Spellings(vocabulary)
     return spellings
+
+
+_ROWS: WeakKeyDictionary[Vocabulary, dict[tuple[str | None, str], int]] = WeakKeyDictionary()
+
+
+def _rows_of(vocabulary: Vocabulary) -> dict[tuple[str | None, str], int]:
+    rows = _ROWS.get(vocabulary)
+    if rows is None:
+        rows = {(code.system, undotted(code.code)): index for index, code in enumerate(vocabulary.codes)}
+        _ROWS[vocabulary] = rows
+    return rows

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import SEPARATOR, encode_completions
+from medcode_serving.reasoned import is_code_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +51,7 @@ class CodeTrie:
     longest: int
     """Tokens of the longest code."""
     separator: int
-    """Token between two codes."""
+    """Token between two codes; -1: an answer holds one code only."""
     end: int
     """End-of-text token."""
 
@@ -85,7 +86,7 @@ def load_trie(file: Path) -> CodeTrie:
 
 
 def build_trie(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> CodeTrie:
-    """Build the trie of `` CODE`` for every text of a vocabulary.
+    """Build the trie of `` CODE`` for every text of a vocabulary; of code lines as they are, one an answer.
 
     Raises:
         MedcodeError: the tokenizer joins codes and separator in another way than it encodes them apart.
@@ -150,6 +151,8 @@ def _encode_codes(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) ->
     def encode(words: Sequence[str]) -> list[list[int]]:
         return [ids[:-1] for ids in encode_completions(tokenizer, list(words))]
 
+    if is_code_line(texts[0]):
+        return -1, encode(texts)
     separator, *rest = encode([SEPARATOR.rstrip()])[0]
     paths = encode([" " + text for text in texts])
     step = max(1, len(texts) // JOINS_CHECKED)

@@ -160,11 +160,11 @@ class LiteLLMEngine:
             place = replace(mention, start=mention.start + begin, end=mention.end + begin)
             probability = mention_probability(place, tokens) if begin >= 0 else None
             codes.append(ScoredCode(row.system, row.code, row.description, probability))
-        return Prediction(tuple(codes), dropped=parsed.dropped)
+        return Prediction(tuple(codes), dropped=parsed.dropped, reasoning=parsed.reasoning)
 
     def _complete(self, prompt: str, extra: dict[str, Any]) -> Any:
         """Return the server's choice; None if the prompt is too long for it."""
-        litellm = _import_litellm()
+        litellm = import_litellm()
         failure: MedcodeError
         try:
             return self._ask(prompt, extra).choices[0]
@@ -186,7 +186,7 @@ class LiteLLMEngine:
     @cached_property
     def _ask(self) -> Callable[[str, dict[str, Any]], Any]:
         """LiteLLM's call for `remote.protocol`: it takes a prompt and what goes beside the standard fields."""
-        litellm = _import_litellm()
+        litellm = import_litellm()
         import openai
 
         fields: dict[str, Any] = {
@@ -220,7 +220,8 @@ class LiteLLMEngine:
         )
 
 
-def _import_litellm() -> Any:
+def import_litellm() -> Any:
+    """Import LiteLLM (seconds) so that it asks no network, reads no .env, and neither prints nor logs what is said."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks the network
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else its import reads a .env of the working folder
     import litellm

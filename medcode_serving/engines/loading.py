@@ -127,7 +127,12 @@ def load_engine(
     from medcode_serving.engines.shared_base import can_share
     from medcode_serving.engines.transformers import TransformersEngine
 
-    base = resolve_base_model(manifest.base_model.id, cache, revision=manifest.base_model.revision)
+    base = resolve_base_model(
+        manifest.base_model.id,
+        cache,
+        revision=manifest.base_model.revision,
+        added_tokens=manifest.base_model.added_tokens,
+    )
     adapter = None if chosen == "untuned_base" else bundle.adapter
     shared = None
     if shared_bases is not None and adapter is not None and can_share(adapter):  # not qlora's rounded base, not full

@@ -66,6 +66,8 @@ class Prediction:
     """Of a shortened note: the sections of which something was left out."""
     windows: int = 1
     """Pieces in which the note was read."""
+    reasoning: str | None = None
+    """What the model wrote before the codes, a point a line; of several windows, that of the surest code."""
     outcome: Outcome = "complete"
     """ended: given up because its options said so; too_long: not answered, for `long_notes` is `refuse`. Both without
     codes."""

@@ -12,7 +12,14 @@ from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.decoding import DecodedCode, cached_trie, mention_probability, parse_answer
 from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Prediction, ScoredCode
 from medcode_serving.errors import MedcodeError
-from medcode_serving.prompts import PromptTemplate, backend_of, encode_prompts
+from medcode_serving.prompts import (
+    FramedTokenizer,
+    PromptTemplate,
+    backend_of,
+    encode_completions,
+    encode_prompts,
+)
+from medcode_serving.reasoned import END_THINK, THINK
 from medcode_serving.windows import join_windows, split_windows
 
 if TYPE_CHECKING:
@@ -32,6 +39,29 @@ class Piece:
     options: NoteOptions
     truncated: bool
     sections_cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Thought:
+    """Reasoning that a model wrote before its code."""
+
+    tokens: list[int]
+    """Without the tags."""
+    text: str | None
+    """A point a line; None: it wrote nothing."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """The frame of a model's reasoning, in tokens."""
+
+    begin: list[int]
+    """Opens it."""
+    end: int
+    """The closing tag."""
+    close: list[int]
+    """Closes it; the code's line follows."""
+    max_tokens: int
 
 
 class NoteReader:
@@ -61,17 +91,17 @@ class NoteReader:
         Raises:
             MedcodeError: the limits leave no room for a note, or none for a code.
         """
-        frame = backend_of(self.tokenizer).encode(self.prompt.render("")).ids
         limit = self.decoding.max_prompt_tokens
-        if len(frame) >= limit:
+        if FramedTokenizer(self.tokenizer, self.prompt).fixed_tokens >= limit:
             raise MedcodeError(f"max_prompt_tokens {limit} leaves no room for a note; raise it")
-        wanted = self.decoding.max_codes * (self.trie.longest + 1)
+        reasoning = self.decoding.max_reasoning_tokens
+        wanted = reasoning + self.decoding.max_codes * (self.trie.longest + 1)
         if context is None:
             return wanted
-        if context - limit < self.trie.longest + 1:
+        if context - limit < reasoning + self.trie.longest + 1:
             raise MedcodeError(
                 f"max_prompt_tokens {limit} leaves {context - limit} of the model's {context} tokens for the answer "
-                f"and a code needs {self.trie.longest + 1}; lower it"
+                f"and one with a code needs {reasoning + self.trie.longest + 1}; lower it"
             )
         return min(wanted, context - limit)
 
@@ -110,13 +140,37 @@ class NoteReader:
         """Return how many codes an answer may have."""
         return min(options.max_codes or self.decoding.max_codes, self.decoding.max_codes)
 
-    def scored(self, codes: Iterable[DecodedCode]) -> Prediction:
+    @cached_property
+    def thinks(self) -> bool:
+        """Whether answers begin with reasoning."""
+        return self.prompt.answer == "reasoned"
+
+    @cached_property
+    def thinking(self) -> Thinking:
+        """The frame of the reasoning. Raises MedcodeError if the tokenizer has no tokens for its tags."""
+        begin, close = (ids[:-1] for ids in encode_completions(self.tokenizer, [f"{THINK}\n", f"{END_THINK}\n"]))
+        end = backend_of(self.tokenizer).token_to_id(END_THINK)
+        if end is None:
+            raise MedcodeError(f"the tokenizer has no token {END_THINK}; take the base model that the bundle names")
+        return Thinking(begin, end, close, self.decoding.max_reasoning_tokens)
+
+    def thought(self, tokens: Sequence[int]) -> Thought:
+        """Return freely written reasoning, ended by a line break as training ended it."""
+        text = self.text(tokens).rstrip()
+        ids = encode_completions(self.tokenizer, [f"{text}\n"])[0][:-1] if text else []
+        return Thought(ids, text.strip() or None)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, with tags and markers."""
+        return str(self.tokenizer.backend_tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+    def scored(self, codes: Iterable[DecodedCode], thought: Thought | None = None) -> Prediction:
         """Return a constrained answer as a prediction."""
         found = []
         for code in codes:
             row = self._vocabulary.codes[code.index]
             found.append(ScoredCode(row.system, row.code, row.description, code.confidence, support=code.support))
-        return Prediction(tuple(found))
+        return Prediction(tuple(found), reasoning=thought.text if thought else None)
 
     def parsed(
         self, tokens: Sequence[int], log_probabilities: Sequence[float | None], limit: int, *, cut: bool
@@ -138,7 +192,7 @@ class NoteReader:
         for mention in parsed.mentions[:limit]:
             row = self._vocabulary.codes[mention.index]
             codes.append(ScoredCode(row.system, row.code, row.description, mention_probability(mention, told)))
-        return Prediction(tuple(codes), dropped=parsed.dropped)
+        return Prediction(tuple(codes), dropped=parsed.dropped, reasoning=parsed.reasoning)
 
     @cached_property
     def index_of(self) -> dict[tuple[str, str], int]:

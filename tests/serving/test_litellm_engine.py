@@ -235,7 +235,9 @@ def test_several_notes_are_asked_for_at_a_time_and_come_in_order(served, vocabul
 
 
 def wait_until(condition) -> None:
+    give_up = time.monotonic() + 60
     while not condition():
+        assert time.monotonic() < give_up
         time.sleep(0.01)
 
 

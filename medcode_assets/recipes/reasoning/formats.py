@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from medcode_assets.recipes.reasoning.prompts import SYSTEM
 from medcode_serving.reasoned import SYSTEM_OF, ReasonedAnswer, answer_text, code_line, read_answer
 
-STAGES = (1, 2, 3)
+STAGES = tuple(SYSTEM)
 
 
 class _Line(BaseModel):

@@ -1,16 +1,26 @@
 """Section `reasoning` of config/reasoning-stage-{1,2,3}.yaml: what a stage's examples are made of."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from medcode_assets.config import Section, Settings
+from medcode_assets.config import PROJECT, Section, Settings
+from medcode_assets.recipes.reasoning.prompts import SYSTEM
+from medcode_serving.errors import MedcodeError
+from medcode_serving.layers import layered
+
+STAGES = tuple(SYSTEM)
+CONFIG = PROJECT / "config"
+SHARED = (("model", "base"), ("model", "revision"), ("data", "max_prompt_tokens"), ("lora", "r"), ("lora", "alpha"))
+"""Settings that the stages must agree on: each adapter goes on from the one before."""
 
 
 class ReasoningSettings(Section):
     """Where a stage's examples come from, and which of them it takes."""
 
-    stage: Literal[1, 2, 3] = Field(default=1, description="1: code; 2: reasoning and code; 3: preferences (DPO).")
+    stage: int = Field(default=1, ge=1, le=3, description="1: code; 2: reasoning and code; 3: preferences (DPO).")
     sources: dict[str, float] = Field(
         default={"synthetic": 1.0},
         min_length=1,
@@ -47,3 +57,41 @@ class StageSettings(Settings):
     """All settings of one stage."""
 
     reasoning: ReasoningSettings = ReasoningSettings()
+
+
+CONFIG_FILE = "reasoning-stage-{stage}.yaml"
+"""Name of a stage's settings file."""
+
+
+def load_stage_settings(folder: Path | None = None, flags: Mapping[str, Any] | None = None) -> dict[int, StageSettings]:
+    """Return the settings of all stages from a folder of settings files, overridden by environment and flags.
+
+    Args:
+        folder: Of `reasoning-stage-{1,2,3}.yaml`; none: the checkout's config/, or the defaults without one.
+        flags: Values by dotted name: `lora.r` for all stages, `stage_2.lora.r` for one.
+
+    Raises:
+        MedcodeError: a file is missing or wrong, names another stage, or the stages differ in what they must share.
+    """
+    folder = folder or (CONFIG if CONFIG.is_dir() else None)
+    found = {stage: _load_stage(stage, folder, dict(flags or {})) for stage in STAGES}
+    for section, field in SHARED:
+        values = {stage: getattr(getattr(settings, section), field) for stage, settings in found.items()}
+        if len(set(map(str, values.values()))) > 1:
+            shown = ", ".join(f"stage {stage} {value}" for stage, value in values.items())
+            raise MedcodeError(f"{section}.{field} differs ({shown}): give all stages of recipe reasoning the same")
+    return found
+
+
+def _load_stage(stage: int, folder: Path | None, flags: dict[str, Any]) -> StageSettings:
+    own = {name.removeprefix(f"stage_{stage}."): value for name, value in flags.items() if is_for(name, stage)}
+    file = folder / CONFIG_FILE.format(stage=stage) if folder else None
+    settings = layered(StageSettings, file, own if file else {"reasoning.stage": stage, **own})
+    if settings.reasoning.stage != stage:
+        raise MedcodeError(f"{file}: reasoning.stage is {settings.reasoning.stage}; the file's name says {stage}")
+    return settings
+
+
+def is_for(name: str, stage: int) -> bool:
+    """Whether a flag of this name counts for a stage."""
+    return name.startswith(f"stage_{stage}.") or not name.startswith("stage_")

@@ -1,0 +1,272 @@
+"""The loop: many requests at a time, each answer into the journal, and acceptance in the order of requests.
+
+Whether a narrative is a duplicate depends on those accepted before it. Answers come in any order, so that acceptance
+waits for it: request 7 is settled when 0 to 6 are. The journal keeps every answer from the moment that it is there. A
+run that is killed and one that is not so accept the same lines, if the model answers a request the same way again.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Literal
+
+from medcode_assets.recipes.reasoning.corpus.duplicates import NearDuplicates
+from medcode_assets.recipes.reasoning.formats import LINE_OF, Line
+from medcode_assets.synthesis.client import Reply, StoppedError, UnansweredError
+from medcode_assets.synthesis.journal import Journal, Record
+from medcode_assets.synthesis.replies import Standard, line_of
+from medcode_assets.synthesis.requests import Inquiry, Request
+from medcode_assets.synthesis.tally import Tally
+from medcode_serving.errors import MedcodeError
+
+ATTEMPTS = 3
+"""Answers to a request, each to another draw, until it is given up."""
+POLL_SECONDS = 0.5
+FAILURES_IN_A_ROW = 8
+"""Requests one after the other that got no answer: the server is away, and asking on would only take time."""
+
+Ending = Literal["done", "interrupted", "max_cost"]
+"""Why a run asks no more."""
+
+
+@dataclass
+class State:
+    """What the journal says, and what became of it since."""
+
+    count: int
+    accepted: dict[int, int] = field(default_factory=dict)
+    """Request number to the offset of its line in the journal."""
+    given_up: set[int] = field(default_factory=set)
+    attempts: dict[int, int] = field(default_factory=dict)
+    """Request number to the attempt that is next."""
+    answered: dict[int, int] = field(default_factory=dict)
+    """Requests with a line that is not settled yet, and its offset."""
+    failed: set[int] = field(default_factory=set)
+    """Requests that got no answer in this run."""
+    settled: int = 0
+    """All requests below are accepted, given up or failed."""
+    tally: Tally = field(default_factory=Tally)
+
+    def add(self, offset: int, record: Record) -> None:
+        """Take in one record of the journal."""
+        number = record["request"]
+        if "line" in record:
+            self.answered[number] = offset
+            self.attempts[number] = record["attempt"] + 1
+        elif "kinds" in record:
+            self.answered.pop(number, None)
+            self.attempts[number] = record["attempt"] + 1
+        if "accepted" in record:
+            self.accepted[number] = self.answered.pop(number)
+        elif "given_up" in record:
+            self.given_up.add(number)
+        self.tally.add(record)
+
+    def open_requests(self) -> Iterator[int]:
+        """Yield the requests that wait for an answer, in order."""
+        return (
+            number
+            for number in range(self.count)
+            if number not in self.accepted and number not in self.given_up and number not in self.answered
+        )
+
+
+def replayed(journal: Journal, count: int) -> State:
+    """Return the state that a journal holds.
+
+    Raises:
+        MedcodeError: the journal is broken.
+    """
+    state = State(count)
+    for offset, record in journal.records():
+        state.add(offset, record)
+    return state
+
+
+class Generation:
+    """One run: what is asked, of whom, and what its answers are held against."""
+
+    def __init__(self, inquiry: Inquiry, standard: Standard, journal: Journal, state: State) -> None:
+        self._inquiry = inquiry
+        self._standard = standard
+        self._journal = journal
+        self.state = state
+        self._again: deque[int] = deque()
+        self._unanswered_in_a_row = 0
+        self._refusal: MedcodeError | None = None
+        self._known = NearDuplicates(standard.limits.near_duplicate)
+        self._known_requests: dict[int, int] = {}
+        for number in sorted(state.accepted):
+            self._is_duplicate(number, state.accepted[number])
+        for number in range(state.count):
+            # A run that was killed between the last answer to a request and giving it up.
+            if state.attempts.get(number, 0) >= ATTEMPTS and self._is_open(number):
+                self._record([{"request": number, "given_up": True}])
+
+    def run(
+        self,
+        ask: Callable[[Request], Reply],
+        *,
+        concurrency: int,
+        stop: Event,
+        max_cost: float | None = None,
+        on_progress: Callable[[Tally], None] | None = None,
+    ) -> Ending:
+        """Ask until every request is accepted, given up or failed.
+
+        Args:
+            ask: Asks the model; called by several threads.
+            concurrency: Requests at a time.
+            stop: Set from outside: what is under way is still taken in.
+            max_cost: US dollars over all runs; when they are spent, what is under way is still taken in.
+            on_progress: Told after each answer.
+
+        Raises:
+            MedcodeError: the server refuses for good, or is away.
+        """
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="medcode-synth")
+        running: dict[Future[Reply], Request] = {}
+        fresh = self.state.open_requests()
+        try:
+            self._settle()
+            while True:
+                ending = self._ending(stop, max_cost)
+                while ending == "done" and len(running) < concurrency and (request := self._next(fresh)):
+                    running[pool.submit(ask, request)] = request
+                if not running:
+                    break
+                done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                self._take_in([(running.pop(future), future) for future in done])
+                if self._unanswered_in_a_row >= max(FAILURES_IN_A_ROW, concurrency) and self._refusal is None:
+                    self._refusal = MedcodeError(
+                        f"{self._unanswered_in_a_row} requests in a row got no answer, each asked several times; check "
+                        "that the server runs; the same command goes on from here"
+                    )
+                if self._refusal is not None:
+                    stop.set()  # what is under way is paid for, and still taken in
+                if done and on_progress:
+                    on_progress(self.state.tally)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self._refusal is not None:
+            raise self._refusal
+        return ending
+
+    def _ending(self, stop: Event, max_cost: float | None) -> Ending:
+        if stop.is_set():
+            return "interrupted"
+        return "max_cost" if max_cost is not None and (self.state.tally.cost or 0.0) >= max_cost else "done"
+
+    def _next(self, fresh: Iterator[int]) -> Request | None:
+        number = self._again.popleft() if self._again else next(fresh, None)
+        return None if number is None else self._inquiry.request(number, self.state.attempts.get(number, 0))
+
+    def _take_in(self, done: Sequence[tuple[Request, "Future[Reply]"]]) -> None:
+        """Journal what came, and settle what can be."""
+        records: list[Record] = []
+        for request, future in done:
+            try:
+                reply = future.result()
+            except StoppedError:
+                continue
+            except MedcodeError as refusal:
+                self._refusal = refusal
+            except UnansweredError as error:
+                self.state.failed.add(request.number)
+                self.state.tally.failed += 1
+                self.state.tally.retries += error.retries
+                self._unanswered_in_a_row += 1
+            else:
+                self._unanswered_in_a_row = 0
+                records += self._answer(request, reply)
+        self._record(records)
+        self._settle()
+
+    def _answer(self, request: Request, reply: Reply) -> list[Record]:
+        """Return the records of an answer."""
+        place = {"request": request.number, "attempt": request.attempt}
+        spent = {
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "cost": reply.cost,
+            "retries": reply.retries,
+        }
+        outcome = [reply.kind] if reply.kind else line_of(reply.text, request, self._standard)
+        if not isinstance(outcome, list):
+            return [{**place, "line": outcome.model_dump(mode="json", by_alias=True, exclude_none=True), **spent}]
+        return [
+            {**place, "kinds": outcome, "answer": reply.text, **spent},
+            *self._after_rejection(request.number, place),
+        ]
+
+    def _after_rejection(self, number: int, place: Mapping[str, int]) -> list[Record]:
+        """Have a request asked again, or give it up."""
+        if place["attempt"] + 1 < ATTEMPTS:
+            self._again.append(number)
+            return []
+        return [{"request": number, "given_up": True}]
+
+    def _record(self, records: Sequence[Record]) -> None:
+        if records:
+            for offset, record in zip(self._journal.append(records), records, strict=True):
+                self.state.add(offset, record)
+
+    def _settle(self) -> None:
+        """Accept, in the order of requests, the lines that are no duplicates of those before."""
+        state = self.state
+        records: list[Record] = []
+        while state.settled < state.count:
+            number = state.settled
+            if number in state.answered:
+                records += self._decision(number)
+                if "accepted" not in records[-1] and "given_up" not in records[-1]:
+                    break  # asked again
+            elif self._is_open(number) and number not in state.failed:
+                break
+            state.settled += 1
+        self._record(records)
+
+    def _decision(self, number: int) -> list[Record]:
+        offset = self.state.answered[number]
+        if not self._is_duplicate(number, offset):
+            return [{"request": number, "accepted": True}]
+        record = self._journal.at(offset)
+        place = {"request": number, "attempt": record["attempt"]}
+        rejection = {**place, "kinds": ["duplicate"], "answer": json.dumps(record["line"], ensure_ascii=False)}
+        if self._inquiry.narratives:
+            return [rejection, {"request": number, "given_up": True}]  # asked again, it is no other narrative
+        return [rejection, *self._after_rejection(number, place)]
+
+    def _is_open(self, number: int) -> bool:
+        state = self.state
+        return number not in state.accepted and number not in state.given_up and number not in state.answered
+
+    def _is_duplicate(self, number: int, offset: int) -> bool:
+        """Whether the narrative of a line is near one accepted before; it is known from then on if not."""
+        narrative = _line_at(self._journal, offset, self._standard.stage).narrative
+        # What is found only to be rejected stays among the known texts under a key that stands for no request.
+        key = len(self._known)
+        similar = any(found in self._known_requests for found in self._known.add(key, narrative))
+        if not similar:
+            self._known_requests[key] = number
+        return similar
+
+
+def accepted_lines(journal: Journal, state: State, stage: int) -> Iterator[Line]:
+    """Yield the accepted lines in the order of requests."""
+    return (_line_at(journal, state.accepted[number], stage) for number in sorted(state.accepted))
+
+
+def rejected_answers(journal: Journal) -> Iterator[Mapping[str, Any]]:
+    """Yield the rejected answers in the order of requests and attempts: request, attempt, kinds, answer."""
+    offsets = [(record["request"], record["attempt"], at) for at, record in journal.records() if "kinds" in record]
+    for _, _, offset in sorted(offsets):
+        record = journal.at(offset)
+        yield {name: record[name] for name in ("request", "attempt", "kinds", "answer")}
+
+
+def _line_at(journal: Journal, offset: int, stage: int) -> Line:
+    return LINE_OF[stage].model_validate(journal.at(offset)["line"])

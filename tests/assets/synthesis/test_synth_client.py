@@ -1,0 +1,184 @@
+import email.utils
+import random
+import time
+from collections.abc import Iterator
+from threading import Event, Timer
+
+import pytest
+
+from medcode_assets.synthesis.client import Client, StoppedError, UnansweredError, pause
+from medcode_assets.synthesis.endpoints import resolve_endpoint
+from medcode_assets.synthesis.requests import Inquiry, ListedCode, Request
+from medcode_serving.errors import MedcodeError
+from tests.assets.synthesis.failing_server import FailingServer
+
+
+@pytest.fixture
+def server() -> Iterator[FailingServer]:
+    with FailingServer() as running:
+        yield running
+
+
+@pytest.fixture
+def request_() -> Request:
+    code = ListedCode("icd10cm", "I10", "Essential (primary) hypertension")
+    return Inquiry(1, 0, (code,)).request(17, 1)
+
+
+def client(server: FailingServer, *, model: str = "m", retries: int = 1, stop: Event | None = None) -> Client:
+    endpoint = resolve_endpoint(model, server.api_base, ())
+    return Client(endpoint, retries=retries, timeout_s=0.5, stop=stop or Event())
+
+
+def test_pauses_grow_up_to_a_minute_and_are_spread() -> None:
+    jitter = random.Random(0)
+    for retries, longest in ((0, 0.5), (1, 1.0), (4, 8.0), (7, 60.0), (1000, 60.0)):
+        drawn = [pause(retries, None, jitter) for _ in range(50)]
+        assert longest / 2 <= min(drawn) < max(drawn) <= longest
+
+
+def test_a_server_says_how_long_to_wait() -> None:
+    jitter = random.Random(0)
+    assert 7 < pause(0, "7", jitter) <= 7.5
+    assert 300 < pause(0, "86400", jitter) <= 300.5
+    in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
+    assert 58 < pause(0, in_a_minute, jitter) <= 60.5
+    for nonsense in ("soon", "nan", "-5", "", "Mon, 99 Foo"):
+        assert pause(0, nonsense, jitter) <= 0.5
+
+
+def test_an_answer_with_its_tokens(server: FailingServer, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDCODE_REMOTE_API_KEY", "secret-key")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody there: requests go past it
+    server.content = "hello"
+    asking = client(server)
+    reply = asking.ask(request_)
+    asking.close()
+    assert (reply.text, reply.kind, reply.prompt_tokens, reply.completion_tokens) == ("hello", None, 100, 50)
+    assert (reply.cost, reply.retries) == (None, 0)
+    assert dict(server.sent) == {"17.1": 1}
+    assert server.keys == ["Bearer secret-key"]
+    assert server.bodies[0]["model"] == "m"
+    assert server.bodies[0]["response_format"] == {"type": "json_object"}
+
+
+def test_a_known_price_is_told(server: FailingServer, request_: Request) -> None:
+    server.usage = {"prompt_tokens": 1_000_000, "completion_tokens": 100_000, "total_tokens": 1_100_000}
+    asking = client(server, model="openai/gpt-4o-mini")
+    assert asking.prices is not None
+    reply = asking.ask(request_)
+    assert reply.cost == pytest.approx(1e6 * asking.prices[0] + 1e5 * asking.prices[1]) and reply.cost > 0
+    assert server.bodies[0]["model"] == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_refusal_for_good_is_one_clear_line_at_once(server: FailingServer, request_: Request, status: int) -> None:
+    server.status = status
+    with pytest.raises(MedcodeError, match=rf"^the server at 127.0.0.1 refuses \({status}, \w+\): .*$") as raised:
+        client(server, retries=5).ask(request_)
+    assert "\n" not in str(raised.value)
+    assert server.sent["17.1"] == 1
+
+
+def test_a_bad_request_is_repeated_without_json_mode_and_then_refused(server: FailingServer, request_: Request) -> None:
+    server.takes_json_mode = False
+    server.content = "{}"
+    asking = client(server)
+    assert asking.ask(request_).text == "{}"
+    assert asking.ask(request_).text == "{}"
+    assert ["response_format" in body for body in server.bodies] == [True, False, False]
+    server.status = 400
+    with pytest.raises(MedcodeError, match=r"refuses \(400"):
+        asking.ask(request_)
+    assert len(server.bodies) == 4
+
+
+def test_it_is_asked_again_after_the_time_that_the_server_says(server: FailingServer, request_: Request) -> None:
+    server.status, server.retry_after = 429, "0.7"
+    with pytest.raises(UnansweredError, match="RateLimitError, status 429") as raised:
+        client(server, retries=1).ask(request_)
+    assert raised.value.retries == 1
+    first, second = server.times["17.1"]
+    assert 0.95 <= second - first < 3
+
+
+@pytest.mark.parametrize("failure", ["hang", "close", "cut_body", "bad_json", "no_choices", "500", "503"])
+def test_what_fails_on_the_way_is_asked_again(
+    server: FailingServer, request_: Request, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "failure", lambda _name, tries: failure if tries == 0 else None)
+    server.content = "at last"
+    reply = client(server).ask(request_)
+    assert (reply.text, reply.retries) == ("at last", 1)
+    assert server.sent["17.1"] == 2
+
+
+def test_a_server_that_is_not_there(request_: Request) -> None:
+    with FailingServer() as gone:
+        asking = client(gone, retries=0)
+    with pytest.raises(UnansweredError):
+        asking.ask(request_)
+
+
+def test_stopping_ends_a_pause(server: FailingServer, request_: Request) -> None:
+    server.status, server.retry_after = 429, "30"
+    stop = Event()
+    Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(StoppedError):
+        client(server, stop=stop).ask(request_)
+    assert time.monotonic() - started < 10
+    assert server.sent["17.1"] == 1
+
+
+@pytest.mark.parametrize("address", ["https://models.example.org/v1", "http://10.0.0.7:8000/v1"])
+def test_a_host_that_is_not_allowed(address: str) -> None:
+    host = address.split("/")[2].split(":")[0]
+    with pytest.raises(MedcodeError, match=f"leave this machine for {host}; if that is permitted: --allow-host {host}"):
+        resolve_endpoint("m", address, ("other.example.org",))
+    assert resolve_endpoint("m", address, (host,)).host == host
+
+
+def test_a_hosted_model_must_be_allowed_by_its_host_and_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosted = {
+        "deepseek/deepseek-chat": ("api.deepseek.com", "DEEPSEEK_API_KEY", "hosted_vllm/deepseek-chat"),
+        "gpt-4o": ("api.openai.com", "OPENAI_API_KEY", "openai/gpt-4o"),
+        "anthropic/claude-sonnet-4-5": ("api.anthropic.com", "ANTHROPIC_API_KEY", "anthropic/claude-sonnet-4-5"),
+        "openrouter/meta/llama": ("openrouter.ai", "OPENROUTER_API_KEY", "hosted_vllm/meta/llama"),
+    }
+    for model, (host, variable, asked_for) in hosted.items():
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(MedcodeError, match=f"--allow-host {host}"):
+            resolve_endpoint(model, None, ())
+        with pytest.raises(MedcodeError, match=f"set {variable}"):
+            resolve_endpoint(model, None, (host,))
+        monkeypatch.setenv(variable, "secret-key")
+        endpoint = resolve_endpoint(model, None, (host,))
+        assert (endpoint.host, endpoint.key, endpoint.model) == (host, "secret-key", asked_for)
+        assert "secret-key" not in repr(endpoint)
+
+
+def test_ollama_is_on_this_machine() -> None:
+    assert resolve_endpoint("ollama/llama3", None, ()).api_base == "http://127.0.0.1:11434/v1"
+
+
+def test_a_providers_key_does_not_go_to_another_server(
+    server: FailingServer, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OPENAI_API_KEY", "HOSTED_VLLM_API_KEY", "DEEPSEEK_API_KEY"):
+        monkeypatch.setenv(variable, "secret-key")
+    monkeypatch.delenv("MEDCODE_REMOTE_API_KEY", raising=False)
+    for model in ("gpt-4o", "openai/gpt-4o", "deepseek/deepseek-chat"):
+        client(server, model=model).ask(request_)
+    assert set(server.keys) == {"Bearer none"}
+
+
+def test_a_model_whose_address_nobody_knows() -> None:
+    with pytest.raises(MedcodeError, match="--api-base"):
+        resolve_endpoint("my-own-model", None, ())
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:8080", "ftp://127.0.0.1", "http://[::1"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(MedcodeError, match="--api-base is no address"):
+        resolve_endpoint("m", address, ())
