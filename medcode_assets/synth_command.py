@@ -119,8 +119,11 @@ def _from_model(options: SynthOptions, outputs: "Outputs", standard: "Standard")
         client = Client(endpoint, retries=options.retries, timeout_s=options.timeout_s, stop=stop)
         if options.max_cost is not None and client.prices is None:
             raise MedcodeError(f"--max-cost: no price is known for --model {options.model}; leave it out")
-        generation = Generation(inquiry, standard, journal, replayed(journal, options.count))
-        tally = generation.state.tally
+        state = replayed(journal, options.count)
+        if state.accepted:
+            typer.echo(f"synth: going on from {len(state.accepted):,} accepted lines", err=True)
+        generation = Generation(inquiry, standard, journal, state)
+        tally = state.tally
         answers = tally.answers
         try:
             ending = _run(options, generation, client.ask, stop)

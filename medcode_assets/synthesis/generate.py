@@ -59,19 +59,15 @@ class State:
         elif "kinds" in record:
             self.answered.pop(number, None)
             self.attempts[number] = record["attempt"] + 1
-        if "accepted" in record:
+            if "given_up" in record:
+                self.given_up.add(number)
+        elif "accepted" in record:
             self.accepted[number] = self.answered.pop(number)
-        elif "given_up" in record:
-            self.given_up.add(number)
         self.tally.add(record)
 
-    def open_requests(self) -> Iterator[int]:
-        """Yield the requests that wait for an answer, in order."""
-        return (
-            number
-            for number in range(self.count)
-            if number not in self.accepted and number not in self.given_up and number not in self.answered
-        )
+    def is_open(self, number: int) -> bool:
+        """Whether a request waits for an answer."""
+        return number not in self.accepted and number not in self.given_up and number not in self.answered
 
 
 def replayed(journal: Journal, count: int) -> State:
@@ -94,17 +90,15 @@ class Generation:
         self._standard = standard
         self._journal = journal
         self.state = state
-        self._again: deque[int] = deque()
+        # Those that are answered and not settled join only if they turn out to be duplicates.
+        self._waiting = deque(filter(state.is_open, range(state.count)))
         self._unanswered_in_a_row = 0
+        self._last_failure = ""
         self._refusal: MedcodeError | None = None
         self._known = NearDuplicates(standard.limits.near_duplicate)
-        self._known_requests: dict[int, int] = {}
+        self._known_accepted: set[int] = set()
         for number in sorted(state.accepted):
-            self._is_duplicate(number, state.accepted[number])
-        for number in range(state.count):
-            # A run that was killed between the last answer to a request and giving it up.
-            if state.attempts.get(number, 0) >= ATTEMPTS and self._is_open(number):
-                self._record([{"request": number, "given_up": True}])
+            self._is_duplicate(state.accepted[number])
 
     def run(
         self,
@@ -129,12 +123,13 @@ class Generation:
         """
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="medcode-synth")
         running: dict[Future[Reply], Request] = {}
-        fresh = self.state.open_requests()
         try:
             self._settle()
             while True:
                 ending = self._ending(stop, max_cost)
-                while ending == "done" and len(running) < concurrency and (request := self._next(fresh)):
+                while ending == "done" and self._waiting and len(running) < concurrency:
+                    number = self._waiting.popleft()
+                    request = self._inquiry.request(number, self.state.attempts.get(number, 0))
                     running[pool.submit(ask, request)] = request
                 if not running:
                     break
@@ -142,8 +137,8 @@ class Generation:
                 self._take_in([(running.pop(future), future) for future in done])
                 if self._unanswered_in_a_row >= max(FAILURES_IN_A_ROW, concurrency) and self._refusal is None:
                     self._refusal = MedcodeError(
-                        f"{self._unanswered_in_a_row} requests in a row got no answer, each asked several times; check "
-                        "that the server runs; the same command goes on from here"
+                        f"{self._unanswered_in_a_row} requests in a row got no answer (the last: "
+                        f"{self._last_failure}); check that the server runs; the same command goes on from here"
                     )
                 if self._refusal is not None:
                     stop.set()  # what is under way is paid for, and still taken in
@@ -160,10 +155,6 @@ class Generation:
             return "interrupted"
         return "max_cost" if max_cost is not None and (self.state.tally.cost or 0.0) >= max_cost else "done"
 
-    def _next(self, fresh: Iterator[int]) -> Request | None:
-        number = self._again.popleft() if self._again else next(fresh, None)
-        return None if number is None else self._inquiry.request(number, self.state.attempts.get(number, 0))
-
     def _take_in(self, done: Sequence[tuple[Request, "Future[Reply]"]]) -> None:
         """Journal what came, and settle what can be."""
         records: list[Record] = []
@@ -179,14 +170,15 @@ class Generation:
                 self.state.tally.failed += 1
                 self.state.tally.retries += error.retries
                 self._unanswered_in_a_row += 1
+                self._last_failure = str(error)
             else:
                 self._unanswered_in_a_row = 0
-                records += self._answer(request, reply)
+                records.append(self._answer(request, reply))
         self._record(records)
         self._settle()
 
-    def _answer(self, request: Request, reply: Reply) -> list[Record]:
-        """Return the records of an answer."""
+    def _answer(self, request: Request, reply: Reply) -> Record:
+        """Return the record of an answer."""
         place = {"request": request.number, "attempt": request.attempt}
         spent = {
             "prompt_tokens": reply.prompt_tokens,
@@ -196,18 +188,15 @@ class Generation:
         }
         outcome = [reply.kind] if reply.kind else line_of(reply.text, request, self._standard)
         if not isinstance(outcome, list):
-            return [{**place, "line": outcome.model_dump(mode="json", by_alias=True, exclude_none=True), **spent}]
-        return [
-            {**place, "kinds": outcome, "answer": reply.text, **spent},
-            *self._after_rejection(request.number, place),
-        ]
+            return {**place, "line": outcome.model_dump(mode="json", by_alias=True, exclude_none=True), **spent}
+        return {**place, "kinds": outcome, "answer": reply.text, **spent, **self._after_rejection(place)}
 
-    def _after_rejection(self, number: int, place: Mapping[str, int]) -> list[Record]:
-        """Have a request asked again, or give it up."""
-        if place["attempt"] + 1 < ATTEMPTS:
-            self._again.append(number)
-            return []
-        return [{"request": number, "given_up": True}]
+    def _after_rejection(self, place: Mapping[str, int], *, last: bool = False) -> dict[str, bool]:
+        """Have a request asked again before others, or give it up; return what its record says of that."""
+        if last or place["attempt"] + 1 >= ATTEMPTS:
+            return {"given_up": True}
+        self._waiting.appendleft(place["request"])
+        return {}
 
     def _record(self, records: Sequence[Record]) -> None:
         if records:
@@ -221,37 +210,33 @@ class Generation:
         while state.settled < state.count:
             number = state.settled
             if number in state.answered:
-                records += self._decision(number)
+                records.append(self._decision(number))
                 if "accepted" not in records[-1] and "given_up" not in records[-1]:
                     break  # asked again
-            elif self._is_open(number) and number not in state.failed:
+            elif state.is_open(number) and number not in state.failed:
                 break
             state.settled += 1
         self._record(records)
 
-    def _decision(self, number: int) -> list[Record]:
+    def _decision(self, number: int) -> Record:
         offset = self.state.answered[number]
-        if not self._is_duplicate(number, offset):
-            return [{"request": number, "accepted": True}]
+        if not self._is_duplicate(offset):
+            return {"request": number, "accepted": True}
         record = self._journal.at(offset)
         place = {"request": number, "attempt": record["attempt"]}
-        rejection = {**place, "kinds": ["duplicate"], "answer": json.dumps(record["line"], ensure_ascii=False)}
-        if self._inquiry.narratives:
-            return [rejection, {"request": number, "given_up": True}]  # asked again, it is no other narrative
-        return [rejection, *self._after_rejection(number, place)]
+        answer = json.dumps(record["line"], ensure_ascii=False)
+        # A narrative that was given is no other when it is asked about again.
+        after = self._after_rejection(place, last=bool(self._inquiry.narratives))
+        return {**place, "kinds": ["duplicate"], "answer": answer, **after}
 
-    def _is_open(self, number: int) -> bool:
-        state = self.state
-        return number not in state.accepted and number not in state.given_up and number not in state.answered
-
-    def _is_duplicate(self, number: int, offset: int) -> bool:
-        """Whether the narrative of a line is near one accepted before; it is known from then on if not."""
+    def _is_duplicate(self, offset: int) -> bool:
+        """Whether the narrative of a line is near one accepted before; it counts as accepted if not."""
         narrative = _line_at(self._journal, offset, self._standard.stage).narrative
-        # What is found only to be rejected stays among the known texts under a key that stands for no request.
+        # Rejected ones stay among the known texts, too, and are not counted.
         key = len(self._known)
-        similar = any(found in self._known_requests for found in self._known.add(key, narrative))
+        similar = not self._known_accepted.isdisjoint(self._known.add(key, narrative))
         if not similar:
-            self._known_requests[key] = number
+            self._known_accepted.add(key)
         return similar
 
 

@@ -7,7 +7,7 @@ from threading import Event, Timer
 import pytest
 
 from medcode_assets.synthesis.client import Client, StoppedError, UnansweredError, pause
-from medcode_assets.synthesis.endpoints import resolve_endpoint
+from medcode_assets.synthesis.endpoints import Endpoint, resolve_endpoint
 from medcode_assets.synthesis.requests import Inquiry, ListedCode, Request
 from medcode_serving.errors import MedcodeError
 from tests.assets.synthesis.failing_server import FailingServer
@@ -156,6 +156,25 @@ def test_a_hosted_model_must_be_allowed_by_its_host_and_needs_its_key(monkeypatc
         endpoint = resolve_endpoint(model, None, (host,))
         assert (endpoint.host, endpoint.key, endpoint.model) == (host, "secret-key", asked_for)
         assert "secret-key" not in repr(endpoint)
+
+
+def test_openais_own_models_are_asked_through_the_same_client(
+    server: FailingServer, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody there
+    server.content = "hello"
+    endpoint = Endpoint("openai/gpt-4o", server.api_base, "127.0.0.1", "gpt-4o", "secret-key")
+    asking = Client(endpoint, retries=1, timeout_s=0.5, stop=Event())
+    assert asking.ask(request_).text == "hello"
+    assert server.keys == ["Bearer secret-key"]
+    server.status, server.retry_after = 429, "0.7"
+    with pytest.raises(UnansweredError):
+        asking.ask(request_)
+    _, first, second = server.times["17.1"]
+    assert second - first >= 0.95
+    server.status = 401
+    with pytest.raises(MedcodeError, match=r"refuses \(401"):
+        asking.ask(request_)
 
 
 def test_ollama_is_on_this_machine() -> None:

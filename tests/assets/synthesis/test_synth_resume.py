@@ -71,7 +71,8 @@ def server() -> Iterator[FailingServer]:
 def arguments(server: FailingServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
     codes = tmp_path_factory.mktemp("codes") / "codes.csv"
     codes.write_text(CODES)
-    given = f"--stage 2 --count {COUNT} --model m --api-base {server.api_base} --codes {codes} --timeout 0.5 --seed 5"
+    given = f"--stage 2 --seed 5 --count {COUNT} --codes {codes} --model m --api-base {server.api_base}"
+    given += " --concurrency 16 --timeout 0.5"
     return lambda output: ["synth", *given.split(), "--output", str(output)]
 
 
