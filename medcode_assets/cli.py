@@ -4,12 +4,22 @@ import atexit
 import os
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medcode_assets import cli_codes, cli_config, cli_data, cli_export, cli_recipes, cli_serving, cli_synth
+from medcode_assets import (
+    cli_codes,
+    cli_config,
+    cli_data,
+    cli_export,
+    cli_reasoning,
+    cli_recipes,
+    cli_serving,
+    cli_synth,
+)
 from medcode_assets.cli_options import (
     BaseModel,
     Config,
@@ -224,12 +234,29 @@ def versions_remove(
     remove_mimic_version(output_dir or medcode_home(), name, delete_data=delete_data)
 
 
+class DemoRecipe(StrEnum):
+    """What a demo can show."""
+
+    ICD = "icd"
+    REASONING = "reasoning"
+
+
 @app.command()
-def demo(output_dir: OutputDir = None, admissions: Annotated[int, typer.Option(min=200)] = 5000) -> None:
-    """The main job on synthetic MIMIC-IV notes with the embedded base model, ending with a served prediction."""
+def demo(
+    recipe: Annotated[DemoRecipe, typer.Option("--recipe", help="Which recipe is shown.")] = DemoRecipe.ICD,
+    output_dir: OutputDir = None,
+    admissions: Annotated[int, typer.Option(min=200, help="Recipe icd: synthetic admissions.")] = 5000,
+) -> None:
+    """A recipe on synthetic data with the embedded base model, ending with a served prediction."""
+    home = output_dir or medcode_home()
+    if recipe is DemoRecipe.REASONING:
+        from medcode_assets.reasoning_demo import run_reasoning_demo
+
+        run_reasoning_demo(home)
+        return
     from medcode_assets.demo import run_demo
 
-    run_demo(output_dir or medcode_home(), admissions=admissions)
+    run_demo(home, admissions=admissions)
 
 
 @app.command()
@@ -269,6 +296,7 @@ app.add_typer(cli_data.data, name="data")
 app.add_typer(cli_codes.app, name="codes")
 app.add_typer(cli_config.app, name="config")
 app.add_typer(cli_export.app)
+app.add_typer(cli_reasoning.app, name="reasoning")
 app.add_typer(cli_recipes.app)
 app.add_typer(cli_serving.app)
 app.add_typer(cli_serving.keys, name="keys")

@@ -114,11 +114,11 @@ def remove_mimic_version(home: Path, name: str, *, delete_data: bool) -> None:
     typer.echo(f"{name}: removed{deleted}; MIMIC's files and published bundles are as they were")
 
 
-def print_evaluation(home: Path, partition: str) -> None:
-    """Print the metrics of a version's evaluation, if there is one."""
+def print_evaluation(home: Path, partition: str, recipe: str = "icd") -> None:
+    """Print the metrics of a partition's evaluation, if there is one."""
     from medcode_assets.evaluation.report import read_report, report_table
 
-    artifacts = home / "artifacts" / "icd" / partition
+    artifacts = home / "artifacts" / recipe / partition
     if (file := artifacts / "evaluation" / "evaluation.json").exists():
         typer.echo("\n" + report_table(read_report(file)))
     if (page := artifacts / "report" / "report.html").exists():

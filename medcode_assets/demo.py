@@ -39,7 +39,7 @@ def run_demo(home: Path, *, admissions: int) -> None:
     materialize_version("run", home, MimicVersion(PARTITION, "mimic-iv", str(folder)), settings)
     print_evaluation(home, PARTITION)
     note, gold = unseen_note(home)
-    with serving(home, demo_bundle(home)) as address:
+    with serving(home, newest_bundle(home, "icd", PARTITION)) as address:
         answer = post_json(f"{address}/predict", {"text": note})
     print_prediction(note, gold, answer)
     typer.echo(
@@ -51,9 +51,9 @@ def run_demo(home: Path, *, admissions: int) -> None:
     )
 
 
-def demo_bundle(home: Path) -> Path:
-    """Return the newest bundle of the demo; LATEST may name one of real data by now."""
-    folders = [path.parent for path in (home / "bundles" / "icd").glob(f"{PARTITION}-*/bundle.json")]
+def newest_bundle(home: Path, recipe: str, partition: str) -> Path:
+    """Return the newest bundle of a partition; LATEST may name one of real data by now."""
+    folders = [path.parent for path in (home / "bundles" / recipe).glob(f"{partition}-*/bundle.json")]
     return max(folders, key=lambda folder: folder.stat().st_mtime)
 
 
@@ -78,8 +78,8 @@ def unseen_note(home: Path) -> tuple[str, list[tuple[str, str, str | None]]]:
 
 
 @contextmanager
-def serving(home: Path, bundle: Path) -> Iterator[str]:
-    """Run `medcode serve` for a bundle on a free port of this machine; give its address; stop it again."""
+def serving(home: Path, bundle: Path, recipe: str = "icd") -> Iterator[str]:
+    """Run `medcode serve` for a recipe's bundle on a free port of this machine; give its address; stop it again."""
     port = _free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "medcode_assets", "serve", "--port", str(port), "--output-dir", str(home)],
@@ -87,6 +87,7 @@ def serving(home: Path, bundle: Path) -> Iterator[str]:
         env={
             **os.environ,
             "MEDCODE_SERVE_MODEL__BUNDLE": str(bundle.resolve()),
+            "MEDCODE_SERVE_MODEL__RECIPES": json.dumps([recipe]),
             "MEDCODE_SERVE_LOGGING__LEVEL": "WARNING",
         },
     )

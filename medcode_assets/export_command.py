@@ -40,9 +40,7 @@ def choose_bundle(home: Path, recipe: str, folder: Path | None, version: str | N
 
 def _base_of(bundle: Bundle, home: Path) -> LocalModel:
     model = bundle.manifest.base_model
-    return resolve_base_model(
-        model.id, home / "base_models", revision=model.revision, added_tokens=model.added_tokens
-    )
+    return resolve_base_model(model.id, home / "base_models", revision=model.revision, added_tokens=model.added_tokens)
 
 
 def export_bundle(

@@ -135,10 +135,15 @@ def version_statuses(instance: "DagsterInstance", home: Path) -> list[VersionSta
     from medcode_assets.definitions import build_definitions
     from medcode_assets.mimic.sources import find_files, stat_signature
     from medcode_assets.mimic.versions import all_registered
+    from medcode_assets.partitions import MIMIC_VERSIONS
 
     graph = build_definitions(home).resolve_asset_graph()
     # A version is complete without a search, which only its user asks for.
-    keys = [key for key in graph.get_all_asset_keys() if key.path[-1] != STOPS_AT["search"]]
+    keys = [
+        key
+        for key in graph.get_all_asset_keys()
+        if key.path[-1] != STOPS_AT["search"] and graph.get(key).partitions_def == MIMIC_VERSIONS
+    ]
     made = {key: instance.get_materialized_partitions(key) for key in keys}
     statuses = []
     for version in all_registered(home):

@@ -10,6 +10,7 @@ import yaml
 
 from medcode_assets.corpora.synthetic_notes import Concept, load_concepts
 from medcode_assets.recipes.reasoning.support import content_words
+from medcode_serving.errors import MedcodeError
 
 CONDITIONS_FILE = Path(__file__).with_name("narrative_conditions.yaml")
 SERVICES_FILE = Path(__file__).with_name("narrative_services.yaml")
@@ -64,9 +65,17 @@ def load_bystanders() -> dict[str, Subject]:
 
 
 @cache
-def load_narrative_templates() -> dict[str, Any]:
-    """The sentences and settings of `narratives.yaml`."""
-    return _read(TEMPLATES_FILE)
+def load_narrative_templates(style: str) -> dict[str, Any]:
+    """The sentences of `narratives.yaml` with the settings of a style.
+
+    Raises:
+        MedcodeError: there is no such style.
+    """
+    templates = _read(TEMPLATES_FILE)
+    styles: dict[str, dict[str, Any]] = templates.pop("styles")
+    if style not in styles:
+        raise MedcodeError(f"narratives of style {style!r} are unknown; choose one of {', '.join(styles)}")
+    return templates | styles[style]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from medcode_serving.errors import MedcodeError
 from medcode_serving.reasoned import answer_text, code_line
 
 SOURCE = "synthetic"
+FULL = "full"
 
 _words_of_phrase = cache(content_words)
 """For the few phrases of the templates, which come again and again."""
@@ -50,10 +51,15 @@ class SyntheticNarrative:
     """guess, wrong_code, wordy or distractor: how the worse answer is worse (`worse` in narratives.yaml)."""
 
 
-def synthetic_narratives(seed: int) -> Iterator[SyntheticNarrative]:
-    """Narratives without end; one `seed` gives the same ones, and a longer run starts with a shorter one's."""
+def synthetic_narratives(seed: int, style: str = FULL) -> Iterator[SyntheticNarrative]:
+    """Narratives without end; one `seed` gives the same ones, and a longer run starts with a shorter one's.
+
+    Args:
+        seed: Of everything drawn.
+        style: One of narratives.yaml: `full`, or `brief` for a model of a few million parameters.
+    """
     rng = random.Random(f"narratives {seed}")
-    templates = load_narrative_templates()
+    templates = load_narrative_templates(style)
     while True:
         case = _draw_case(templates, rng)
         text, used = _write(case, templates, rng)
@@ -63,8 +69,8 @@ def synthetic_narratives(seed: int) -> Iterator[SyntheticNarrative]:
         yield SyntheticNarrative(text, subject.system, subject.code, subject.title, points, worse, kind)
 
 
-def synthetic_lines(stage: int, seed: int) -> Iterator[Line]:
-    """Lines of a stage without end; no two stages of a seed share narratives.
+def synthetic_lines(stage: int, seed: int, style: str = FULL) -> Iterator[Line]:
+    """Lines of a stage without end; no two stages of a seed share narratives, but for chance among brief ones.
 
     Raises:
         MedcodeError: there is no such stage.
@@ -72,7 +78,7 @@ def synthetic_lines(stage: int, seed: int) -> Iterator[Line]:
     if stage not in STAGES:
         raise MedcodeError(f"stage {stage} is unknown; choose one of {', '.join(map(str, STAGES))}")
     own_seed = random.Random(f"stage {stage} of {seed}").getrandbits(64)
-    return (_line(stage, narrative) for narrative in synthetic_narratives(own_seed))
+    return (_line(stage, narrative) for narrative in synthetic_narratives(own_seed, style))
 
 
 def _line(stage: int, one: SyntheticNarrative) -> Line:
@@ -116,7 +122,8 @@ def _draw_case(templates: dict[str, Any], rng: random.Random) -> _Case:
 
 def _draw_subject(templates: dict[str, Any], rng: random.Random) -> Subject:
     shares = templates["systems"]
-    subjects = load_subjects()[rng.choices(list(shares), list(shares.values()))[0]]
+    system = rng.choices(list(shares), list(shares.values()))[0]
+    subjects = load_subjects()[system][: templates["subjects"][system]]
     weights = [1 / (rank + templates["rank_offset"]) for rank in range(len(subjects))]
     return rng.choices(subjects, weights)[0]
 
@@ -225,7 +232,7 @@ def _reason(case: _Case, text: str, body: str, templates: dict[str, Any], rng: r
     # The narrative has none of an unnamed condition's words: one of its names must be no longer than the finding.
     conclusion = next(point for point in conclusions if is_supported(point, words))
     quoted = [case.slots[slot] for slot in evidence if case.slots[slot] not in conclusion]
-    kept = sorted(rng.sample(range(len(quoted)), min(len(quoted), rng.choice((1, 2, 2, 3)))))
+    kept = sorted(rng.sample(range(len(quoted)), min(len(quoted), rng.choice(templates["quoted"]))))
     return (*(quoted[index] for index in kept), conclusion)
 
 

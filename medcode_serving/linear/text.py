@@ -171,6 +171,7 @@ def pair_hashes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return pairs ^ (pairs >> np.uint64(29))
 
 
+@lru_cache(maxsize=65_536)
 def singular(word: str) -> str:
     """Return a lower-case word without a plural's ending: `biopsies` → `biopsy`; `abscess`, `virus`, `pelvis` stay."""
     if len(word) > 4 and word.endswith("ies"):

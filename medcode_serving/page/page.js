@@ -162,6 +162,7 @@ function showAnswer(result) {
   byId("count").textContent = codes.length ? String(codes.length) : "";
   const words = remarks(answer).map(([warns, textContent]) => make("li", { className: warns ? "warning" : "", textContent }));
   byId("remarks").replaceChildren(...words);
+  showReasoning(answer.reasoning);
   if (codes.length) list.show(codes, answer);
   else list.clear(`No code reaches the threshold of ${percent(answer.threshold)}.`);
   const { model, engine, processing_time_ms: time } = answer;
@@ -177,7 +178,15 @@ function showAnswer(result) {
   showWhetherStale();
 }
 
+/** Show what the model wrote before its codes, a point a line; null hides it. */
+function showReasoning(text) {
+  const points = (text ?? "").split("\n").map((line) => line.replace(/^-\s*/, "")).filter(Boolean);
+  byId("points").replaceChildren(...points.map((textContent) => make("li", { textContent })));
+  byId("reasoning").hidden = points.length === 0;
+}
+
 function clearAnswer() {
+  showReasoning(null);
   answered = null;
   showEditor();
   byId("count").textContent = "";

@@ -233,6 +233,15 @@ def test_what_is_special_about_an_answer_is_said(page: Page, api: StubApi) -> No
     expect(said).to_contain_text("read in 3 pieces")
 
 
+def test_reasoning_stands_apart_from_the_codes(page: Page, api: StubApi) -> None:
+    predict(page, NOTE)
+    shown = page.get_by_role("region", name="Reasoning")
+    expect(shown).to_be_hidden()
+    api.changes = {"reasoning": "- cough for four days\n- chest film <b>clear</b>"}
+    predict(page, NOTE)
+    expect(shown.get_by_role("listitem")).to_have_text(["cough for four days", "chest film <b>clear</b>"])
+
+
 def test_the_model_is_described_and_a_new_version_noticed(page: Page, api: StubApi) -> None:
     page.locator("summary").click()
     expect(page.locator("#card")).to_contain_text("mimic-iv-3.1")

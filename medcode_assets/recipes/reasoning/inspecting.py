@@ -30,7 +30,7 @@ def check_corpus(corpus: Path, settings: Mapping[int, ReasoningSettings], tables
             corpus / f"stage_{stage}" / "train.jsonl",
             stage,
             held_out,
-            Limits(max_reasoning_words=chosen.max_reasoning_words),
+            Limits(max_reasoning_words=chosen.max_reasoning_words, near_duplicate=chosen.near_duplicate),
             tables,
             lambda done, total: None,
         )

@@ -24,7 +24,8 @@ class ReasoningSettings(Section):
     sources: dict[str, float] = Field(
         default={"synthetic": 1.0},
         min_length=1,
-        description="Weight of each source in the mix: `synthetic` (made from templates), `mimic:<version>` (principal "
+        description="Weight of each source in the mix: `synthetic` (made from templates; `synthetic:brief`: "
+        "short and few codes, for demos), `mimic:<version>` (principal "
         "diagnoses of a registered MIMIC version, stage 1 only), or a JSONL file of the stage's format.",
     )
     examples: int = Field(default=50_000, ge=10, description="Examples of all splits together.")

@@ -144,7 +144,7 @@ def _usable(
                 continue
             tally.duplicates += 1
         of_no_use += 1
-        if name == SYNTHETIC and of_no_use >= PATIENCE:
+        if name in SYNTHETIC and of_no_use >= PATIENCE:
             break
     tally.dry = True
 

@@ -10,7 +10,8 @@ from medcode_assets.recipes.reasoning.lines import Problem, read_lines
 from medcode_assets.recipes.reasoning.settings import ReasoningSettings
 from medcode_serving.errors import MedcodeError
 
-SYNTHETIC = "synthetic"
+SYNTHETIC = {"synthetic": "full", "synthetic:brief": "brief"}
+"""Sources made from templates, and the style of their narratives."""
 MIMIC = "mimic:"
 """Stands before the name of a registered version."""
 
@@ -30,7 +31,7 @@ def refuse_unusable_sources(settings: Mapping[int, ReasoningSettings]) -> None:
     """
     for stage, chosen in settings.items():
         for name in chosen.sources:
-            if name == SYNTHETIC:
+            if name in SYNTHETIC:
                 continue
             if name.startswith(MIMIC):
                 if stage != 1:
@@ -53,10 +54,10 @@ def refuse_unusable_sources(settings: Mapping[int, ReasoningSettings]) -> None:
 
 def source_lines(name: str, stage: int, seed: int, mimic: Callable[[str], Iterator[Stage1Line]]) -> Numbered:
     """Return a source's lines, one at a time; `synthetic` never ends."""
-    if name == SYNTHETIC:
+    if name in SYNTHETIC:
         from medcode_assets.corpora.synthetic_narratives import synthetic_lines
 
-        return _numbered(synthetic_lines(stage, seed))
+        return _numbered(synthetic_lines(stage, seed, SYNTHETIC[name]))
     if name.startswith(MIMIC):
         return _numbered(mimic(name.removeprefix(MIMIC)))
     return read_lines(Path(name).expanduser(), stage)
@@ -67,8 +68,8 @@ def source_files(settings: Mapping[int, ReasoningSettings]) -> list[Path]:
     named = {
         name
         for chosen in settings.values()
-        for name in (*chosen.sources, chosen.cpt_descriptions or SYNTHETIC)
-        if name != SYNTHETIC and not name.startswith(MIMIC)
+        for name in filter(None, (*chosen.sources, chosen.cpt_descriptions))
+        if name not in SYNTHETIC and not name.startswith(MIMIC)
     }
     return [Path(name).expanduser() for name in sorted(named)]
 
