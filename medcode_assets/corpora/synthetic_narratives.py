@@ -111,7 +111,12 @@ def _draw_case(templates: dict[str, Any], rng: random.Random) -> _Case:
     named = subject.kind != "condition" or rng.randrange(100) < templates["named_percent"]
     names = {slot: rng.choice(aside.names) for slot, aside in asides.items()}
     sign = {"sign": rng.choice(asides["other"].findings)}
-    drawn = {**_draw_patient(subject, templates, rng), **_draw_content(subject, named, rng), **names, **sign}
+    drawn = {
+        **_draw_patient(subject, templates, rng),
+        **_draw_content(subject, named, templates["phrases"], rng),
+        **names,
+        **sign,
+    }
     slots = {slot: _numbered(text, rng) for slot, text in drawn.items()}
     said = content_words(" ".join(slots.values()))
     # What is complained of or found is not denied in the next sentence.
@@ -144,9 +149,9 @@ def _draw_patient(subject: Subject, templates: dict[str, Any], rng: random.Rando
     }
 
 
-def _draw_content(subject: Subject, named: bool, rng: random.Random) -> dict[str, str]:
-    complaint, complaint2 = rng.sample(subject.complaints, 2)
-    finding, finding2 = rng.sample(subject.findings, 2)
+def _draw_content(subject: Subject, named: bool, most: int, rng: random.Random) -> dict[str, str]:
+    complaint, complaint2 = rng.sample(subject.complaints[:most], 2)
+    finding, finding2 = rng.sample(subject.findings[:most], 2)
     return {
         "complaint": complaint,
         "complaint2": complaint2,
@@ -155,7 +160,7 @@ def _draw_content(subject: Subject, named: bool, rng: random.Random) -> dict[str
         "excluded": rng.choice(subject.excluded),
         "plan": rng.choice(subject.plans or ("",)),
         # Where no name stands in the narrative, the full one is concluded.
-        "name": rng.choice(subject.names) if named else subject.names[0],
+        "name": rng.choice(subject.names[:most]) if named else subject.names[0],
     }
 
 

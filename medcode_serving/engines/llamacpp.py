@@ -2,7 +2,8 @@
 
 llama.cpp's own way to hold a model to a language, a grammar, cannot forbid that a code comes twice, and says nothing of
 how sure the model was. So the server is asked for one decision after the other, over the same trie of codes that
-`TransformersEngine` uses: same answers, same probabilities, up to what the number format loses.
+`TransformersEngine` uses: same answers, same probabilities, up to what the number format loses. Reasoning before them is
+written freely, piece by piece.
 """
 
 import json
@@ -20,15 +21,20 @@ from medcode_serving.decoding import GreedyAnswers
 from medcode_serving.decoding.trie import Floats, Ints
 from medcode_serving.engines.llamacpp_server import LlamaCppServer
 from medcode_serving.engines.protocol import NoteOptions, Prediction
-from medcode_serving.engines.reading import NoteReader, Piece
+from medcode_serving.engines.reading import NoteReader, Piece, Thought
 from medcode_serving.engines.transformers import load_tokenizer
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate, backend_of
+from medcode_serving.reasoned import SPECIAL_TOKENS
 
 TOLD_TOKENS = 64
 """Likeliest tokens whose probabilities a request asks for; 512 would take 7 ms more a decision."""
 UNTOLD_SHARE = 1e-3
 """So much of what is allowed may lie on tokens that were not told; else they are asked for."""
+THOUGHT_AT_ONCE = 16
+"""Tokens of reasoning that one request asks for: its closing tag, which is no text, ends no request by itself."""
+SAMPLE = "Pt c/o SOB; [** 2150-3-14 **] ___ HR 112, 0.25 mcg/kg/min\n\n2. J18.9"
+"""A text that tokenizers split in different ways."""
 
 _ALLOWED_BIAS = 250.0
 """Lifts the allowed tokens above all others, so that the server writes the likeliest of them. A greater one would round
@@ -93,9 +99,13 @@ class LlamaCppEngine:
         self._closed = False
 
     def _refuse_other_tokenizer(self, file: Path, tokenizer: Path) -> None:
-        """Raise MedcodeError if the file does not split the prompt's own words as the tokenizer does."""
-        text = self._reader.prompt.render("Pt c/o SOB; [** 2150-3-14 **] ___ HR 112, 0.25 mcg/kg/min\n\n2. J18.9")
-        if self._server.tokenize(text) != backend_of(self._reader.tokenizer).encode(text).ids:
+        """Raise MedcodeError if the file does not split the prompt's own words, or a note's, as the tokenizer does."""
+        backend, prompt = backend_of(self._reader.tokenizer), self._reader.prompt
+        text = SAMPLE if prompt.markup else prompt.render(SAMPLE)  # markup is sent as tokens
+        special = [(text, token) for text in SPECIAL_TOKENS if (token := backend.token_to_id(text)) is not None]
+        if self._server.tokenize(text) != backend.encode(text).ids or any(
+            self._server.special_token(name) != token for name, token in special
+        ):
             raise MedcodeError(
                 f"{file}: splits text otherwise than the tokenizer in {tokenizer}; export it anew: medcode export"
             )
@@ -145,14 +155,34 @@ class LlamaCppEngine:
     def _constrained(self, piece: Piece, slot: int) -> Prediction:
         limit = self._reader.limit(piece.options)
         answers = GreedyAnswers(self._reader.trie, 1, max_codes=limit, max_tokens=self._max_answer_tokens)
-        tokens = piece.prompt
+        tokens, thought = piece.prompt, None
+        if self._reader.thinks:
+            thought = self._think(piece, slot)
+            thinking = self._reader.thinking
+            tokens = [*tokens, *thinking.begin, *thought.tokens, *thinking.close]
         while not piece.options.ended():
             _, allowed = answers.choices()
             going_on, written = answers.choose(self._log_probabilities(tokens, allowed, slot), np.zeros(1))
             if not len(going_on):
-                return self._reader.scored(answers.answers[0])
+                return self._reader.scored(answers.answers[0], thought)
             tokens = tokens + written[0].tolist()
         return Prediction((), outcome="ended")
+
+    def _think(self, piece: Piece, slot: int) -> Thought:
+        """Let the model reason until it closes its reasoning, ends the text, or has no more room."""
+        thinking, most = self._reader.thinking, self._reader.reasoning_tokens
+        opened = [*piece.prompt, *thinking.begin]
+        written: list[int] = []
+        while len(written) < most and not piece.options.ended():
+            wanted = min(THOUGHT_AT_ONCE, most - len(written))
+            answer = self._server.complete([*opened, *written], wanted, id_slot=slot)
+            tokens: list[int] = answer["tokens"]
+            if thinking.end in tokens:
+                return self._reader.thought([*written, *tokens[: tokens.index(thinking.end)]])
+            if answer["stop_type"] != "limit":
+                return self._reader.thought([*written, *tokens[:-1]])
+            written += tokens
+        return self._reader.thought(written)
 
     def _log_probabilities(self, tokens: list[int], allowed: Ints, slot: int) -> Floats:
         """Return how likely each allowed token is to come next, of all tokens."""

@@ -121,6 +121,12 @@ class LlamaCppServer:
         ids: list[int] = self.post("/tokenize", content=text, add_special=True, parse_special=False)["tokens"]
         return ids
 
+    def special_token(self, text: str) -> int | None:
+        """Return the id of a special token; None if the file has none of that text."""
+        body = {"content": text, "add_special": False, "parse_special": True}
+        ids: list[int] = self.post("/tokenize", **body)["tokens"]
+        return ids[0] if len(ids) == 1 else None
+
     def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
         for last in (False, True):  # the server closes a connection that was silent for five seconds

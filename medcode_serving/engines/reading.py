@@ -61,7 +61,10 @@ class Thinking:
     """The closing tag."""
     close: list[int]
     """Closes it; the code's line follows."""
-    max_tokens: int
+
+    def __len__(self) -> int:
+        """Tokens around the reasoning, with the line break that may have to end it."""
+        return len(self.begin) + len(self.close) + 1
 
 
 class NoteReader:
@@ -81,9 +84,11 @@ class NoteReader:
         self.decoding = decoding
         self.trie = cached_trie(tokenizer, [code.text for code in vocabulary.codes], trie_folders)
         self._vocabulary = vocabulary
+        self.reasoning_tokens = decoding.max_reasoning_tokens
+        """Tokens of the reasoning at most; `answer_tokens` takes away what the model has no room for."""
 
     def answer_tokens(self, context: int | None) -> int:
-        """Return how many tokens an answer may have.
+        """Return how many tokens an answer may have; where the model cannot hold all, reasoning is shortened first.
 
         Args:
             context: Tokens of prompt and answer together that the model can hold; None: it does not say.
@@ -94,15 +99,17 @@ class NoteReader:
         limit = self.decoding.max_prompt_tokens
         if FramedTokenizer(self.tokenizer, self.prompt).fixed_tokens >= limit:
             raise MedcodeError(f"max_prompt_tokens {limit} leaves no room for a note; raise it")
-        reasoning = self.decoding.max_reasoning_tokens
-        wanted = reasoning + self.decoding.max_codes * (self.trie.longest + 1)
+        code, frame = self.trie.longest + 1, len(self.thinking) if self.thinks else 0
+        wanted = self.decoding.max_reasoning_tokens + frame + self.decoding.max_codes * code
         if context is None:
             return wanted
-        if context - limit < reasoning + self.trie.longest + 1:
+        least = code + frame + min(1, self.decoding.max_reasoning_tokens)
+        if context - limit < least:
             raise MedcodeError(
                 f"max_prompt_tokens {limit} leaves {context - limit} of the model's {context} tokens for the answer "
-                f"and one with a code needs {reasoning + self.trie.longest + 1}; lower it"
+                f"and one with a code needs {least}; lower it"
             )
+        self.reasoning_tokens = min(self.decoding.max_reasoning_tokens, context - limit - frame - code)
         return min(wanted, context - limit)
 
     def predict(
@@ -152,7 +159,7 @@ class NoteReader:
         end = backend_of(self.tokenizer).token_to_id(END_THINK)
         if end is None:
             raise MedcodeError(f"the tokenizer has no token {END_THINK}; take the base model that the bundle names")
-        return Thinking(begin, end, close, self.decoding.max_reasoning_tokens)
+        return Thinking(begin, end, close)
 
     def thought(self, tokens: Sequence[int]) -> Thought:
         """Return freely written reasoning, ended by a line break as training ended it."""

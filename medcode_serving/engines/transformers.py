@@ -185,7 +185,7 @@ class TransformersEngine:
         """Let the model reason about each piece; return the pieces with what it wrote behind their prompts."""
         thinking = self._reader.thinking
         opened = [replace(piece, prompt=[*piece.prompt, *thinking.begin]) for piece in batch]
-        free = FreeWriter(len(batch), ends={thinking.end, *self._ends}, max_tokens=thinking.max_tokens)
+        free = FreeWriter(len(batch), ends={thinking.end, *self._ends}, max_tokens=self._reader.reasoning_tokens)
         self._generate(opened, free)
         thoughts = [self._reader.thought(answer.tokens) for answer in free.answers]
         thought_out = [

@@ -11,7 +11,9 @@ import pytest
 
 from medcode_assets.export.gguf import write_gguf
 from medcode_assets.export.metadata import ModelMetadata
+from medcode_serving.base_models.added_tokens import with_added_tokens
 from medcode_serving.bundle import DecodingSettings
+from medcode_serving.chat import chat_prompt
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.engines.llamacpp import LlamaCppEngine
 from medcode_serving.engines.llamacpp_server import LlamaCppServer
@@ -19,6 +21,7 @@ from medcode_serving.engines.protocol import NoteOptions, Prediction
 from medcode_serving.engines.transformers import TransformersEngine
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
+from medcode_serving.reasoned import SPECIAL_TOKENS, code_line
 from tests import tiny
 
 CODES = ["E11", "E11.9", "E11.65", "I10", "J18.9", "N17.9", "0DTJ4ZZ", "401.9"]
@@ -179,3 +182,43 @@ def test_a_server_that_is_gone_is_an_error_that_says_so(f32: Path) -> None:
     server.close()
     with pytest.raises(MedcodeError, match="gave no answer"):
         server.get("/v1/models")
+
+
+@pytest.fixture(scope="module")
+def lines() -> Vocabulary:
+    found = [("icd10cm", "E11.9", "Type 2 diabetes"), ("icd10cm", "I10", "Hypertension"), ("cpt", "99213", None)]
+    return Vocabulary(
+        [VocabularyCode(system, code, code_line(system, code, text), text, 1) for system, code, text in found]
+    )
+
+
+@pytest.fixture(scope="module")
+def tagged(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with tokens for the tags and markers of reasoned answers."""
+    return with_added_tokens(merged, SPECIAL_TOKENS, tmp_path_factory.mktemp("tagged") / "model")
+
+
+@pytest.mark.parametrize("reasoning", [40, 1])
+def test_it_reasons_as_transformers_does(tagged: Path, lines: Vocabulary, tmp_path: Path, reasoning: int) -> None:
+    prompt = chat_prompt(tagged, "Give your reasoning, then the code.", "reasoned")
+    decoding = DecodingSettings(max_prompt_tokens=160, max_codes=1, max_reasoning_tokens=reasoning)
+    file = write_gguf(tagged, tmp_path / "m.gguf", file_type="f32", metadata=ModelMetadata("tiny", "1"))
+    wanted = TransformersEngine("tagged", tagged, None, lines, prompt, decoding, device="cpu").predict(NOTES)
+    found = LlamaCppEngine(file, tagged, lines, prompt, decoding, slots=2, threads=1)
+    try:
+        answers = found.predict(NOTES)
+    finally:
+        found.close()
+    assert any(answer.reasoning for answer in wanted)
+    for mine, other in zip(answers, wanted, strict=True):
+        assert mine.reasoning == other.reasoning
+        assert codes(mine) == codes(other)
+        assert len(mine.codes) == 1
+        assert mine.codes[0].probability == pytest.approx(other.codes[0].probability, abs=0.01)
+
+
+def test_a_file_without_the_tags_is_refused(f32: Path, tagged: Path, lines: Vocabulary) -> None:
+    prompt = chat_prompt(tagged, "Give your reasoning, then the code.", "reasoned")
+    decoding = DecodingSettings(max_prompt_tokens=160, max_codes=1, max_reasoning_tokens=8)
+    with pytest.raises(MedcodeError, match=r"m\.gguf: splits text otherwise than the tokenizer"):
+        LlamaCppEngine(f32, tagged, lines, prompt, decoding, threads=1)
