@@ -1,11 +1,13 @@
 """The commands of `medcode data`: looking at the files that models learn from."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     from medcode_assets.recipes.reasoning.quality_report import ProblemCount, QualityReport
@@ -51,16 +53,17 @@ def check(
     from medcode_assets.recipes.reasoning.quality_page import quality_page
     from medcode_assets.recipes.reasoning.rules import Limits
 
+    html = None if no_report else report or file.with_name(f"{file.name}.quality.html")
+    _refuse_writing_over((file, *(against or ()), cpt_descriptions), {"--json": json_, "--report": html})
     limits = Limits() if max_reasoning_words is None else Limits(max_reasoning_words=max_reasoning_words)
     found = _check(file, stage, against or [], limits, cpt_descriptions)
     for line in _table(found):
         typer.echo(line)
     if json_:
         _write(json_, found.model_dump_json(indent=2) + "\n", "--json")
-    if not no_report:
-        target = report or file.with_name(f"{file.name}.quality.html")
-        _write(target, quality_page(found), "--report")
-        typer.echo(f"report: {target}")
+    if html:
+        _write(html, quality_page(found), "--report")
+        typer.echo(f"report: {html}")
     if not found.passed:
         raise typer.Exit(FAILED)
 
@@ -108,6 +111,19 @@ def _where(problem: "ProblemCount") -> str:
     if len(lines) == 1:
         return f"line {lines[0]}: {problem.examples[0].detail}"
     return f"lines {', '.join(map(str, lines))}{more}"
+
+
+def _refuse_writing_over(read: Sequence[Path | None], targets: Mapping[str, Path | None]) -> None:
+    """Refuse to put a report in the place of what is checked, or of the other report."""
+    known = {path.resolve(): f"{path}, which is read" for path in read if path}
+    for flag, target in targets.items():
+        if target is None:
+            continue
+        if target.is_dir():
+            raise MedcodeError(f"{flag} {target}: is a folder; name a file")
+        if said := known.get(target.resolve()):
+            raise MedcodeError(f"{flag} would write over {said}; name another file")
+        known[target.resolve()] = f"{target}, the other report"
 
 
 def _write(target: Path, text: str, flag: str) -> None:

@@ -104,9 +104,8 @@ def encode_prompts(
     framed = FramedTokenizer(tokenizer, template)
     notes = [normalise_note(note) for note in notes]
     encoded = _encode(framed, notes, max_tokens)
-    start = template.instruction.find("{note}")
     long_notes = {
-        place: LongNote(notes[place], encoding, start)
+        place: framed.long_note(notes[place], encoding)
         for place, encoding in enumerate(encoded)
         if len(encoding) > max_tokens
     }
@@ -160,10 +159,19 @@ class FramedTokenizer:
         return _framed(self._frame, self._backend.encode_batch_fast(notes, add_special_tokens=False))
 
     def encode_with_offsets(self, notes: list[str]) -> "list[Encoding]":
-        """Return the prompts' tokens, and the characters of `template.render(note)` that each stands for."""
+        """Return the prompts' tokens, and the characters of `template.render(note)` that each stands for.
+
+        Of a template with markup there are no characters: what was merged is looked up wrongly.
+        """
         if self._frame is None:
             return self._backend.encode_batch([self._template.render(note) for note in notes])
-        return _framed(self._frame, self._backend.encode_batch(notes, add_special_tokens=False))
+        return self.encode(notes)
+
+    def long_note(self, note: str, encoding: "Encoding") -> "LongNote":
+        """Return a note that is too long, given its prompt's tokens as `encode_with_offsets` does."""
+        if self._frame is None:
+            return LongNote(note, encoding, self._template.instruction.find("{note}"), len(encoding))
+        return LongNote(note, self._backend.encode(note, add_special_tokens=False), 0, len(encoding))
 
     @cached_property
     def fixed_tokens(self) -> int:
@@ -193,15 +201,16 @@ def _frame(tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) -> "t
 class LongNote:
     """A note that is too long, with the number of tokens of each of its sections."""
 
-    def __init__(self, note: str, encoding: "Encoding", start: int) -> None:
+    def __init__(self, note: str, encoding: "Encoding", start: int, whole_length: int) -> None:
         """Measure the sections by one tokenization.
 
         Args:
             note: The normalised note.
-            encoding: Tokens of the prompt with the whole note, with offsets.
-            start: Where the note begins in the prompt.
+            encoding: Tokens with offsets of the prompt with the whole note, or of the note alone.
+            start: Where the note begins in what was tokenized.
+            whole_length: Tokens of the prompt with the whole note.
         """
-        self.whole_length = len(encoding)
+        self.whole_length = whole_length
         self._note = note
         self._encoding = encoding
         self._start = start

@@ -26,6 +26,7 @@ from medcode_serving.errors import MedcodeError
 from medcode_serving.linear.files import CODE_COLUMNS
 from medcode_serving.linear.files import CODES as LINEAR_CODES
 from medcode_serving.linear.text import singular
+from medcode_serving.reasoned import MARKERS, code_line, is_code_line
 
 _WORD = re.compile(r"[^\W_]+")
 _EXACT, _CODE_PREFIX, _WHOLE_WORDS, _WORD_PREFIXES, _NO_HIT = range(5)
@@ -153,18 +154,21 @@ class Dictionary:
     def vocabulary(self) -> Vocabulary:
         """Return all codes as a vocabulary: the trained ones as they are, then the others.
 
-        Completions write a code of the others by its code, or as `system:code` where two systems share it.
+        Completions write a code of the others by its code, or as `system:code` where two systems share it; by its line
+        where the trained ones are lines, and those of systems without a marker not at all.
         """
         sharing = Counter(self._codes)
+        lines = bool(self._trained) and is_code_line(self._trained[0].text)
+
+        def text(row: KnownCode) -> str | None:
+            if lines:
+                return code_line(row.system, row.code, row.description) if row.system in MARKERS else None
+            return f"{row.system}:{row.code}" if sharing[row.code] > 1 else row.code
+
         others = [
-            VocabularyCode(
-                system=row.system,
-                code=row.code,
-                text=f"{row.system}:{row.code}" if sharing[row.code] > 1 else row.code,
-                description=row.description,
-                frequency=row.frequency,
-            )
+            VocabularyCode(row.system, row.code, written, row.description, row.frequency)
             for row in islice(self.codes, len(self._trained), None)
+            if (written := text(row)) is not None
         ]
         return Vocabulary([*self._trained, *others])
 

@@ -2,8 +2,8 @@
 
 llama.cpp's own way to hold a model to a language, a grammar, cannot forbid that a code comes twice, and says nothing of
 how sure the model was. So the server is asked for one decision after the other, over the same trie of codes that
-`TransformersEngine` uses: same answers, same probabilities, up to what the number format loses. Reasoning before them is
-written freely, piece by piece.
+`TransformersEngine` uses: same answers, same probabilities, up to what the number format loses. Reasoning before them
+is written freely, piece by piece.
 """
 
 import json

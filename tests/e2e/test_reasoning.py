@@ -1,10 +1,8 @@
 """Recipe `reasoning` as a user runs it: the whole chain on a few brief narratives, and what may go wrong before it."""
 
 import json
-import os
 from pathlib import Path
 
-import pytest
 from fastapi.testclient import TestClient
 
 from medcode_assets.recipes.reasoning.comparison import read_comparison
@@ -78,28 +76,3 @@ def test_what_is_unchanged_is_not_made_again(reasoning_job: Job) -> None:
     for name in ("corpus", *STAGES, "stages", "evaluation", "bundle"):
         (line,) = [line for line in again.stderr.splitlines() if line.split()[:1] == [f"reasoning/{name}"]]
         assert "unchanged" in line, line
-
-
-def test_a_dry_run_tells_what_a_stage_would_take_and_keeps_nothing(tmp_path: Path) -> None:
-    done = medcode("reasoning", "run", "--dry-run", "--stage", "3", *FEW, home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for what in ("examples", "prompt tokens", "answer tokens", "memory", "trained", "step", "time"):
-        assert any(line.split("  ")[1].strip() == what for line in done.stdout.splitlines()[1:] if "  " in line), what
-    assert not (tmp_path / "artifacts").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--set=reasoning.sources={none.jsonl: 1.0}"], "none.jsonl"),
-        (["--set=stage_2.lora.r=4"], "lora.r differs"),
-        (["--set=reasoning.examples=3"], "reasoning.examples"),
-        (["--name=A B"], "--name"),
-        ([f"--config-dir={os.devnull}"], "reasoning-stage-1.yaml"),
-    ],
-)
-def test_a_mistake_is_one_line(tmp_path: Path, flags: list[str], message: str) -> None:
-    done = medcode("reasoning", "run", *FEW, *flags, home=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr

@@ -79,6 +79,18 @@ def test_a_chat_prompt_fits_and_keeps_its_frame(chatml: Path, note: str, max_tok
     assert found.input_ids[:10] == frame[:10]
 
 
+def test_a_long_note_fills_a_chat_prompt(chatml: Path) -> None:
+    prompt = chat_prompt(chatml, SYSTEM, "line")
+    tokenizer = load_tokenizer(chatml)
+    (found,) = encode_prompts(tokenizer, prompt, ["fever cough " * 200], 200)
+    assert found.truncated
+    assert 195 <= len(found.input_ids) <= 200
+    sections = f"Chief Complaint:\ncough {'fever ' * 150}\nDischarge Diagnosis:\n{'cough ' * 30}"
+    (kept,) = encode_prompts(tokenizer, prompt, [sections], 150)
+    assert kept.cut
+    assert 100 <= len(kept.input_ids) <= 150
+
+
 def test_windows_of_a_chat_prompt_hold_the_whole_note(chatml: Path) -> None:
     prompt = chat_prompt(chatml, SYSTEM, "line")
     tokenizer = load_tokenizer(chatml)

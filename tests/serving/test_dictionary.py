@@ -11,6 +11,7 @@ from medcode_serving.codes.dictionary import Dictionary
 from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.decoding import parse_answer
 from medcode_serving.errors import MedcodeError
+from medcode_serving.reasoned import code_line
 from tests.serving.conftest import make_manifest
 from tests.tiny import write_codes
 
@@ -111,6 +112,17 @@ def test_the_whole_vocabulary_begins_with_the_trained_one(dictionary: Dictionary
     assert vocabulary.codes[vocabulary.index_of["V43.3"]].system == "icd9cm"  # trained under this text
     assert [mention.index for mention in parse_answer("V43.3, icd10cm:V43.3", vocabulary).mentions] == [2, 6]
     assert [known.code for known in dictionary.codes] == [row.code for row in vocabulary.codes]
+
+
+def test_where_answers_are_lines_the_others_are_lines_too() -> None:
+    line = code_line("icd10cm", "I10", "Essential (primary) hypertension")
+    trained = [VocabularyCode("icd10cm", "I10", line, "Essential (primary) hypertension", 3)]
+    vocabulary = Dictionary(trained, [*rows(OTHERS[:1]), *rows([("cpt", "99213", None, 0), OTHERS[-1]])]).vocabulary()
+    assert [code.text for code in vocabulary.codes] == [
+        "ICD10: I10 (Essential (primary) hypertension)",
+        "ICD10: E11.65 (Type 2 diabetes mellitus with hyperglycemia)",
+        "CPT: 99213",
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["icd10cm", "cpt"]), st.text("AB1", min_size=1, max_size=4)), unique=True))

@@ -18,6 +18,7 @@ from medcode_assets.recipes.reasoning.staging import StageLengths, stage_job, wr
 from medcode_assets.recipes.recipe import Stage
 from medcode_assets.training.job import TrainingJob, TrainingResult, write_job
 from medcode_assets.training.loop import train
+from medcode_assets.training.order import steps_an_epoch
 from medcode_assets.training.planning import check_memory
 from medcode_assets.warehouse import open_warehouse
 from medcode_serving.base_models import LocalModel, resolve_base_model
@@ -75,8 +76,8 @@ def rehearse_stage(stage: Stage, settings: StageSettings, folder: Path, home: Pa
 
 def one_step(job: TrainingJob, examples: int) -> TrainingJob:
     """Return a job that trains one step of so many examples, as the whole training's steps are."""
-    per_step = job.training.batch_size * job.training.gradient_accumulation
-    training = job.training.model_copy(update={"epochs": min(1.0, per_step / examples), "warmup_ratio": 0.0})
+    steps = steps_an_epoch(examples, job.training.batch_size * job.training.gradient_accumulation)
+    training = job.training.model_copy(update={"epochs": 0.9 / steps, "warmup_ratio": 0.0})
     return job.model_copy(update={"training": training})
 
 

@@ -4,6 +4,7 @@ Files are streamed. What is kept of a line is its narrative's digest and signatu
 100 MB.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from medcode_assets.recipes.reasoning.corpus.duplicates import NearDuplicates, normalised
 from medcode_assets.recipes.reasoning.formats import Line, Stage3Line
-from medcode_assets.recipes.reasoning.lines import Problem, detect_stage, read_lines
+from medcode_assets.recipes.reasoning.lines import Problem, detect_stage, read_lines, refuse_no_file
 from medcode_assets.recipes.reasoning.quality_report import (
     EXAMPLES,
     CodeCount,
@@ -32,6 +33,11 @@ FREQUENT_CODES = 20
 CODES_NAMED = 10
 """Codes that a problem names."""
 NO_SOURCE = "(not told)"
+UNNAMED_SOURCES = "(others)"
+"""Sources beyond the most frequent ones, and those whose name might be text of a note."""
+SOURCES = 20
+"""Sources that a report lists by name."""
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,40}")
 
 
 def check_files(
@@ -91,8 +97,7 @@ def quality_checks(report: QualityReport) -> list[tuple[str, bool, str]]:
 
 def _refuse_itself(path: Path, against: Sequence[Path]) -> None:
     for file in (path, *against):
-        if not file.is_file():
-            raise MedcodeError(f"{file}: no such file")
+        refuse_no_file(file)
     for other in against:
         if other.samefile(path):
             raise MedcodeError(f"{other}: is the file that is checked; hold it against the other splits")
@@ -182,6 +187,13 @@ def _digest(text: str) -> bytes:
     return blake2b(normalised(text).encode(), digest_size=16).digest()
 
 
+def _source(line: Line) -> str:
+    source = line.metadata.source
+    if not source:
+        return NO_SOURCE
+    return source if _NAME.fullmatch(source) else UNNAMED_SOURCES
+
+
 def _whole_answer(line: Line) -> str:
     return f"{line.chosen}\n\n{line.rejected}" if isinstance(line, Stage3Line) else line.completion
 
@@ -216,7 +228,7 @@ class _Tally:
         answer = line.answer
         if answer.system and answer.code:
             self._codes[answer.system, shown(answer.code)] += 1
-        self._sources[line.metadata.source or NO_SOURCE] += 1
+        self._sources[_source(line)] += 1
         self._narrative_words[len(line.narrative.split())] += 1
         if answer.points:
             self._reasoning_words[sum(len(point.split()) for point in answer.points)] += 1
@@ -238,7 +250,7 @@ class _Tally:
                 CodeCount(system=system, code=code, lines=lines)
                 for (system, code), lines in self._codes.most_common(FREQUENT_CODES)
             ),
-            sources=dict(self._sources.most_common()),
+            sources=dict(self._most_frequent_sources().most_common()),
             narrative_words=lengths_of(self._narrative_words),
             reasoning_words=lengths_of(self._reasoning_words),
             passed=not any(severity(kind) == "error" for kind in self._counts),
@@ -256,6 +268,12 @@ class _Tally:
             named = ", ".join(sorted(rare)[:CODES_NAMED]) + (" …" if len(rare) > CODES_NAMED else "")
             few = f"fewer than {self._limits.least_examples} lines"
             yield Problem("rare_codes", 0, f"{len(rare):,} of {len(self._codes):,} codes have {few}: {named}")
+
+    def _most_frequent_sources(self) -> Counter[str]:
+        listed = Counter(dict(self._sources.most_common(SOURCES)))
+        if others := self._sources.total() - listed.total():
+            listed[UNNAMED_SOURCES] += others
+        return listed
 
     def _problem_counts(self) -> Iterator[ProblemCount]:
         """Yield the kinds that were found, in the order of rules.yaml."""

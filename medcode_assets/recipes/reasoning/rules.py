@@ -1,15 +1,17 @@
 """What makes one line unfit to train on. What a problem means and what to do is data: rules.yaml."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
+from math import ceil
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from medcode_assets.recipes.reasoning.corpus.duplicates import normalised
 from medcode_assets.recipes.reasoning.formats import (
     Line,
     Stage1Line,
@@ -29,7 +31,10 @@ from medcode_serving.reasoned import SPECIAL_TOKENS, THINK, ReasonedAnswer, read
 QUALITY_OFF = 0.25
 """How far `reasoning_quality` may be from the share of points that the narrative supports."""
 _TOKEN = re.compile(r"[A-Z0-9]+(?:\.[A-Z0-9]+)*")
-_LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Z0-9.]{1,10}")
+_LIKE_A_CODE = re.compile(r"(?=.*\d)(?:[A-Z0-9]{2,7}|[A-Z0-9]{2,4}\.[A-Z0-9]{1,4})")
+"""No longer than the longest code: telephone and record numbers are longer."""
+_WORD_LENGTH = 25
+"""Characters that count as a word: without white space a reasoning of any length would be one."""
 
 
 class Rule(BaseModel):
@@ -148,6 +153,11 @@ def _checked(code: str, system: str, tables: CodeTables) -> CodeCheck:
     return check_code(code, system, tables)
 
 
+def reasoning_words(points: Sequence[str]) -> int:
+    """Return how long reasoning is, in words; a run of characters without white space is one for each 25."""
+    return sum(ceil(len(word) / _WORD_LENGTH) for point in points for word in point.split())
+
+
 def shown(code: str | None) -> str:
     """Return a code to be named in a report; what does not look like one might be a word of the text."""
     return code if code and _LIKE_A_CODE.fullmatch(code) else "(no code)"
@@ -162,7 +172,7 @@ def _narrative_problems(seen: _Seen, limits: Limits) -> _Found:
     if (
         code
         and _LIKE_A_CODE.fullmatch(code)
-        and not {code, undotted(code)}.isdisjoint(_TOKEN.findall(narrative.upper()))
+        and not {code, undotted(code)}.isdisjoint(_TOKEN.findall(normalised(narrative).upper()))
     ):
         yield "code_in_narrative", code
     if markers := [token for token in SPECIAL_TOKENS if token in narrative]:
@@ -186,7 +196,7 @@ def _code_problems(seen: _Seen) -> _Found:
     if not answer.description:
         return
     if check.description:
-        if _flat(answer.description) != _flat(check.description):
+        if normalised(answer.description) != normalised(check.description):
             yield "description_differs", shown(answer.code)
     elif answer.system == "cpt":
         yield "cpt_description_unlicensed", shown(answer.code)
@@ -227,7 +237,7 @@ def _reasoning_problems(seen: _Seen, limits: Limits) -> _Found:
     if not points:
         yield "reasoning_missing", "tags without points, or never closed" if tagged else "no tags"
         return
-    words = sum(len(point.split()) for point in points)
+    words = reasoning_words(points)
     if words > limits.max_reasoning_words:
         yield "reasoning_too_long", f"words: {words}, allowed {limits.max_reasoning_words}"
     if words < limits.least_reasoning_words:
@@ -241,7 +251,7 @@ def _reasoning_problems(seen: _Seen, limits: Limits) -> _Found:
 
 def _preference_problems(seen: _Seen, line: Stage3Line, tables: CodeTables) -> _Found:
     answer, check, rejected = seen.answer, seen.check, read_answer(line.rejected)
-    if line.chosen.split() == line.rejected.split():
+    if normalised(line.chosen) == normalised(line.rejected):
         yield "chosen_equals_rejected", shown(answer.code)
     elif answer.code and _says(answer) == _says(rejected):
         yield "same_answer", f"{shown(answer.code)}, points: {len(answer.points)}"
@@ -254,11 +264,7 @@ def _is_valid(answer: ReasonedAnswer, tables: CodeTables) -> bool:
 
 
 def _says(answer: ReasonedAnswer) -> tuple[object, ...]:
-    return answer.system, undotted(answer.code or ""), tuple(map(_flat, answer.points))
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return answer.system, undotted(answer.code or ""), tuple(map(normalised, answer.points))
 
 
 def _invalidity(seen: _Seen) -> str:

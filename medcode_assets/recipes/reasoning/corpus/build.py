@@ -39,7 +39,7 @@ from medcode_serving.codes.tables import FOLDER as CODE_TABLES
 from medcode_serving.codes.tables import CodeTables
 from medcode_serving.errors import MedcodeError
 
-VERSION = 1
+VERSION = 2
 """Changes when the same sources and settings come to other files."""
 SHARED = ("validation_share", "test_share", "near_duplicate")
 """Settings in which the stages have to agree: a narrative is on the same side in all of them."""

@@ -25,12 +25,20 @@ LEAST_RECALL = 0.99
 """Probability that bands find a pair that is just similar enough."""
 
 _WORD = re.compile(r"\w+")
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0]"
+)
+"""Characters that nobody sees: of no width, and marks of direction."""
 
 
 def normalised(text: str) -> str:
-    """Return a text as exact duplicates are compared: NFC, case-folded, white space collapsed."""
-    folded = unicodedata.normalize("NFC", text).casefold()
-    return " ".join(unicodedata.normalize("NFC", folded).split())
+    """Return a text as exact duplicates are compared: NFKC without unseen characters, case-folded, one blank each.
+
+    NFKC: a digit of full width is that digit.
+    """
+    plain = text if text.isascii() else _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+    folded = plain.casefold()
+    return " ".join((folded if folded.isascii() else unicodedata.normalize("NFKC", folded)).split())
 
 
 def shingles(text: str) -> set[str]:
