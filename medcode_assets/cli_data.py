@@ -50,9 +50,11 @@ def check(
     ] = None,
 ) -> None:
     """Check lines, codes, reasoning, duplicates, leakage and balance of a file; exit code 1 if it has errors."""
+    from medcode_assets.recipes.reasoning.lines import refuse_no_file
     from medcode_assets.recipes.reasoning.quality_page import quality_page
     from medcode_assets.recipes.reasoning.rules import Limits
 
+    refuse_no_file(file)
     html = None if no_report else report or file.with_name(f"{file.name}.quality.html")
     _refuse_writing_over((file, *(against or ()), cpt_descriptions), {"--json": json_, "--report": html})
     limits = Limits() if max_reasoning_words is None else Limits(max_reasoning_words=max_reasoning_words)

@@ -72,6 +72,8 @@ def synth(
 
     if api_base is not None and "@" in api_base:
         raise MedcodeError("--api-base: no keys or passwords on a command line; set MEDCODE_REMOTE_API_KEY")
+    if api_base is not None and not {"?", "#"}.isdisjoint(api_base):
+        raise MedcodeError("--api-base: ends before ? and #, and a key is no part of it; set MEDCODE_REMOTE_API_KEY")
     done = synthesize(
         SynthOptions(
             stage=stage,

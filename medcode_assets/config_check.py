@@ -72,9 +72,13 @@ def kind_of(file: Path) -> Kind:
             counts as training settings: reading it as such says what is wrong.
     """
     try:
-        contents = yaml.safe_load(file.read_bytes())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        written = file.read_bytes()
+        contents = yaml.safe_load(written)
+        _refuse_unclear(file, yaml.compose(written, yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
         return TRAINING
+    except RecursionError:
+        raise MedcodeError(f"{file}: brackets too deep; the files in config/ show how settings look") from None
     if contents is None:
         raise MedcodeError(f"{file}: empty; the files in config/ show how settings look")
     if not isinstance(contents, dict):
@@ -91,6 +95,28 @@ def kind_of(file: Path) -> Kind:
             f"inference has {', '.join(InferenceSettings.model_fields)}"
         )
     return TRAINING if training > inference else INFERENCE
+
+
+def _refuse_unclear(file: Path, document: yaml.Node | None) -> None:
+    """Refuse a key that stands twice, of which YAML would take the last, and what is no finite number."""
+    waiting, seen = [document], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:  # an alias stands for a node that was seen
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            names: set[str] = set()
+            for key, _ in node.value:
+                name = str(key.value)
+                if name in names:
+                    raise MedcodeError(f"{file}, line {key.start_mark.line + 1}: {name} stands there twice")
+                names.add(name)
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif node.tag == "tag:yaml.org,2002:float" and node.value.lower().lstrip("+-") in (".nan", ".inf"):
+            raise MedcodeError(f"{file}, line {node.start_mark.line + 1}: {node.value} is no number to set anything to")
 
 
 def not_at_default(settings: BaseSettings) -> list[Setting]:

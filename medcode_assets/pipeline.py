@@ -229,7 +229,7 @@ def materialize_reasoning(
     if partition in {version.name for version in all_registered(home)}:
         raise MedcodeError(f"--name {partition}: a MIMIC version has that name, and its warehouse; take another")
     instance.add_dynamic_partitions(str(CORPORA.name), [partition])
-    definitions = build_definitions(home, stages=stages)
+    definitions = build_definitions(home, stages=stages, resource_overrides=stage_resources(home, stages))
     assets = sorted(
         AssetSelection.assets(["reasoning", last]).upstream().resolve(definitions.resolve_asset_graph()),
         key=lambda key: key.to_user_string(),
@@ -237,6 +237,18 @@ def materialize_reasoning(
     config = reasoning_config(assets, stages, drop_existing=drop_existing)
     level = max((settings.logging.level for settings in stages.values()), key=logging.getLevelName)
     return _run(instance, home, definitions.resolve_job_def(REASON), partition, assets, config, level)
+
+
+def stage_resources(home: Path, stages: "Mapping[int, StageSettings]") -> dict[str, Any]:
+    """Return the resources that the stages' settings ask for, which agree on them, and not training-config.yaml's."""
+    from medcode_assets.resources.compute import Compute
+    from medcode_assets.resources.warehouse import Warehouse
+
+    settings = next(iter(stages.values()))
+    return {
+        "compute": Compute(**settings.compute.model_dump()),
+        "warehouse": Warehouse(database=str(home.resolve() / "warehouse"), **settings.warehouse.model_dump()),
+    }
 
 
 def _run(

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,20 @@ def synthesize(options: SynthOptions) -> bool:
     from medcode_assets.synthesis.summary import Outputs
     from medcode_serving.codes.tables import code_tables
 
+    _refuse_no_number({"--max-cost": options.max_cost, "--timeout": options.timeout_s})
     outputs = Outputs(options.output)
+    outputs.refuse_read({"--narratives": options.narratives, "--codes": options.codes})
     if not options.drop_existing:
         outputs.refuse_foreign()
     source = options.narratives.stem if options.narratives else "synthetic"
     standard = Standard(options.stage, Limits(), code_tables(), source)
     return (_from_templates if options.model == TEMPLATE else _from_model)(options, outputs, standard)
+
+
+def _refuse_no_number(given: Mapping[str, float | None]) -> None:
+    for flag, value in given.items():
+        if value is not None and not math.isfinite(value):
+            raise MedcodeError(f"{flag} {value}: give a number, or leave it out")
 
 
 def _from_templates(options: SynthOptions, outputs: "Outputs", standard: "Standard") -> bool:

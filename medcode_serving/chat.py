@@ -30,19 +30,32 @@ def chat_prompt(model: Path, system: str, answer: Literal["line", "reasoned"]) -
     tokenizer: Any = load_tokenizer(model)
     if not tokenizer.chat_template:
         instruction, header = PLAIN
+        # A chat template writes it out; here, nothing else would.
+        opening = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
         return PromptTemplate(
-            instruction=instruction.replace("{system}", system), answer_header=header, markup=True, answer=answer
+            instruction=opening + instruction.replace("{system}", system),
+            answer_header=header,
+            markup=True,
+            answer=answer,
+            messages=(("system", system), ("user", NOTE)),
         )
-    rendered = _rendered(tokenizer, system)
+    rendered, messages = _rendered(tokenizer, system)
     before, found, after = rendered.partition(NOTE)
     if not found or NOTE in after:
         raise MedcodeError(f"{model}: its chat template does not hold the user's message once, as it is; take another")
     # Some templates open the reasoning themselves, and completions do.
     header = after.rstrip().removesuffix(THINK) if after.rstrip().endswith(THINK) else after
-    return PromptTemplate(instruction=before + NOTE, answer_header=header, markup=True, answer=answer)
+    return PromptTemplate(
+        instruction=before + NOTE,
+        answer_header=header,
+        markup=True,
+        answer=answer,
+        messages=tuple((message["role"], message["content"]) for message in messages),
+    )
 
 
-def _rendered(tokenizer: Any, system: str) -> str:
+def _rendered(tokenizer: Any, system: str) -> tuple[str, list[dict[str, str]]]:
+    """Return a chat in the tokenizer's template, and its messages."""
     from jinja2 import TemplateError
 
     note = {"role": "user", "content": NOTE}
@@ -50,8 +63,8 @@ def _rendered(tokenizer: Any, system: str) -> str:
         with_system = [{"role": "system", "content": system}, note]
         rendered = str(tokenizer.apply_chat_template(with_system, tokenize=False, add_generation_prompt=True))
         if system in rendered:
-            return rendered
+            return rendered, with_system
     except TemplateError:
         pass  # Gemma's, for one, raises on a system message
     note["content"] = f"{system}\n\n{NOTE}"
-    return str(tokenizer.apply_chat_template([note], tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template([note], tokenize=False, add_generation_prompt=True)), [note]

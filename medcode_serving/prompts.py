@@ -52,10 +52,22 @@ class PromptTemplate(BaseModel):
         description="codes: a list; line: one code in a line of its own; reasoned: the same behind the reasoning "
         "(medcode_serving/reasoned.py).",
     )
+    messages: tuple[tuple[str, str], ...] = Field(
+        default=(),
+        description="Role and content of what a server gets that has the base model's chat template of its own; "
+        "empty: the whole prompt as the user's message.",
+    )
 
     def render(self, note: str) -> str:
         """Return the prompt for one note, normalised as `normalise_note` does."""
         return self.instruction.replace("{note}", normalise_note(note)) + self.answer_header
+
+    def chat(self, note: str) -> list[dict[str, str]]:
+        """Return the messages of a chat about one note, for a server that puts its own words around them."""
+        messages = self.messages or (("user", self.instruction + self.answer_header),)
+        return [
+            {"role": role, "content": content.replace("{note}", normalise_note(note))} for role, content in messages
+        ]
 
     def completion(self, codes: Iterable[str]) -> str:
         """Return the answer that training teaches: `` I10, E11.9``, in the order given; a whole answer as it is."""

@@ -22,7 +22,9 @@ SYSTEM_OF = {marker.rstrip(":"): system for system, marker in MARKERS.items()}
 SPECIAL_TOKENS = (THINK, END_THINK, *MARKERS.values())
 
 _POINT = "- "
-_LINE = re.compile(r"(?P<type>ICD10|CPT|HCPCS): (?P<code>[A-Z0-9][A-Z0-9.]*)(?: \((?P<description>\S.*)\))?")
+_LINE = re.compile(
+    r"(?P<type>ICD10|CPT|HCPCS): (?P<code>(?=[A-Z.]*\d)[A-Z0-9][A-Z0-9.]*)(?: \((?P<description>\S.*)\))?"
+)
 _REASONED = re.compile(rf"{THINK}\n(?P<points>(?:- \S.*\n)+){END_THINK}\n(?P<line>.+)")
 _ANY_CODE = re.compile(r"(?P<type>ICD10|CPT|HCPCS):\s*(?P<code>[A-Za-z0-9][A-Za-z0-9.]*[A-Za-z0-9])")
 

@@ -48,7 +48,7 @@ class SyntheticNarrative:
     worse: tuple[tuple[str, ...], str, str, str | None]
     """Points, system, code and description of a worse answer."""
     worse_kind: str
-    """guess, wrong_code, wordy or distractor: how the worse answer is worse (`worse` in narratives.yaml)."""
+    """guess, wrong_code, wordy, distractor or borrowed: how the worse answer is worse (narratives.yaml)."""
 
 
 def synthetic_narratives(seed: int, style: str = FULL) -> Iterator[SyntheticNarrative]:
@@ -248,8 +248,8 @@ def _stands(phrase: str, text: str) -> bool:
 def _worsen(
     case: _Case, points: tuple[str, ...], body: str, templates: dict[str, Any], rng: random.Random
 ) -> tuple[str, tuple[tuple[str, ...], str, str, str | None]]:
-    worse, subject = templates["worse"], case.subject
-    kind = rng.choices(list(worse["shares"]), list(worse["shares"].values()))[0]
+    shares, worse, subject = templates["worse"], templates["worse_texts"], case.subject
+    kind = rng.choices(list(shares), list(shares.values()))[0]
     asides = [slot for slot in case.asides if _stands(case.slots[slot], body)]
     if kind == "distractor" and asides:
         slot = rng.choice(asides)
@@ -259,8 +259,20 @@ def _worsen(
     if kind == "wordy":
         wordy = tuple(rng.sample(worse["wordy"], rng.randint(2, 4)))
         return kind, (wordy, subject.system, subject.code, subject.title)
+    if kind == "borrowed":
+        return kind, (_borrowed(subject, templates, rng), subject.system, subject.code, subject.title)
     sibling = rng.choice(subject.siblings)
     if kind == "wrong_code":
         return kind, (points, subject.system, sibling.code, sibling.title)
     vague = tuple(rng.sample(worse["guess"], rng.randint(2, 3)))
     return "guess", (vague, subject.system, sibling.code, sibling.title)
+
+
+def _borrowed(subject: Subject, templates: dict[str, Any], rng: random.Random) -> tuple[str, ...]:
+    """The reasoning of another subject of the system: fluent, and not of this narrative."""
+    most = templates["phrases"]
+    known = load_subjects()[subject.system][: templates["subjects"][subject.system]]
+    other = rng.choice([one for one in known if one.kind == subject.kind and one != subject] or known[:1])
+    evidence = rng.choice([*other.complaints[:most], *other.findings[:most]])
+    conclusion = rng.choice(templates["kinds"][other.kind]["reasoning"])
+    return _numbered(evidence, rng), _numbered(conclusion.format(name=rng.choice(other.names[:most])), rng)

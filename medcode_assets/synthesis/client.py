@@ -24,6 +24,11 @@ LONGEST_PAUSE = 60.0
 LONGEST_TOLD_PAUSE = 300.0
 """Seconds that a server may make us wait."""
 
+LONGEST_ANSWER = 50_000
+"""Characters; the longest that is asked for has a fifth of them."""
+LEAST_KEY = 8
+"""Characters from which on a key is one; `none`, say, may stand in a text."""
+
 _AGAIN = frozenset({408, 409, 425, 429})
 """Refusals (4xx) that pass."""
 _TOO_LARGE = 413
@@ -145,15 +150,23 @@ class Client:
             return "an answer without choices", None
         self._known_good = True
         choice, usage = response.choices[0], getattr(response, "usage", None)
-        prompt, completion = getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0
+        prompt, completion = (max(getattr(usage, name, 0) or 0, 0) for name in ("prompt_tokens", "completion_tokens"))
+        text = self._text(choice.message.content or "")
+        too_long = "oversized" if len(text) > LONGEST_ANSWER else None
         return Reply(
-            choice.message.content or "",
-            kind="cut" if choice.finish_reason == "length" else None,
+            text[:LONGEST_ANSWER],
+            kind="cut" if choice.finish_reason == "length" else too_long,
             prompt_tokens=prompt,
             completion_tokens=completion,
             cost=self._cost(prompt, completion),
             retries=retries,
         )
+
+    def _text(self, content: str) -> str:
+        """Return an answer as the journal may hold it: text in UTF-8, without the key, which a server may send back."""
+        text = content.encode(errors="replace").decode()
+        key = self._endpoint.key
+        return text.replace(key, "(key)") if len(key) >= LEAST_KEY else text
 
     def _cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         if self.prices is None:
@@ -206,7 +219,7 @@ def _seconds(told: str) -> float:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(told).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return max(seconds, 0.0) if seconds == seconds else 0.0  # nan is a float, too
 

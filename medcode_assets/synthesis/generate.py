@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from medcode_assets.recipes.reasoning.corpus.duplicates import NearDuplicates
 from medcode_assets.recipes.reasoning.formats import LINE_OF, Line
 from medcode_assets.synthesis.client import Reply, StoppedError, UnansweredError
@@ -78,7 +80,10 @@ def replayed(journal: Journal, count: int) -> State:
     """
     state = State(count)
     for offset, record in journal.records():
-        state.add(offset, record)
+        try:
+            state.add(offset, record)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise journal.refuse_record(offset) from None
     return state
 
 
@@ -254,4 +259,7 @@ def rejected_answers(journal: Journal) -> Iterator[Mapping[str, Any]]:
 
 
 def _line_at(journal: Journal, offset: int, stage: int) -> Line:
-    return LINE_OF[stage].model_validate(journal.at(offset)["line"])
+    try:
+        return LINE_OF[stage].model_validate(journal.at(offset)["line"])
+    except (ValidationError, LookupError):
+        raise journal.refuse_record(offset) from None

@@ -16,6 +16,8 @@ from medcode_assets.writing import refusing_unwritable
 from medcode_serving.errors import MedcodeError
 
 ARGUMENTS = "arguments"
+_BEGINNING = f'{{"{ARGUMENTS}":'.encode()
+"""Of a journal's first line: what begins otherwise is somebody else's file, and never cut."""
 GROWING = "count"
 """The one argument that a later run may raise: the requests before stay what they were."""
 
@@ -40,8 +42,17 @@ class Journal:
     def at(self, offset: int) -> Record:
         """Return the record at an offset that `records` or `append` told."""
         self._file.seek(offset)
-        record: Record = json.loads(self._file.readline())
+        record = _record(self._file.readline())
+        if record is None:
+            raise MedcodeError(f"{self._path}: changed while it was read; start anew with --drop-existing")
         return record
+
+    def refuse_record(self, offset: int) -> MedcodeError:
+        """Return what is raised for a record that no run has written."""
+        return MedcodeError(
+            f"{self._path}, byte {offset + 1}: a record that medcode synth has not written; take the line out, or "
+            "start anew with --drop-existing"
+        )
 
     def append(self, records: Sequence[Record]) -> list[int]:
         """Write records and wait until the disk has them; return their offsets.
@@ -73,6 +84,17 @@ class Journal:
         if before != arguments:
             self.append([{ARGUMENTS: dict(arguments)}])
             self._sync_folder()
+
+    def refuse_foreign(self) -> None:
+        """Refuse a file that is no journal.
+
+        Raises:
+            MedcodeError: it begins otherwise.
+        """
+        self._file.seek(0)
+        first = self._file.read(len(_BEGINNING))
+        if not _BEGINNING.startswith(first):
+            raise MedcodeError(f"{self._path}: is no journal of medcode synth; name another --output")
 
     def _refuse_other(self, before: Record, now: Mapping[str, Any]) -> None:
         for name in sorted({*before, *now}):
@@ -129,9 +151,10 @@ def open_journal(path: Path, arguments: Mapping[str, Any], *, anew: bool) -> Ite
     with file:
         if not try_lock(file.fileno()):
             raise MedcodeError(f"{path}: another medcode synth is writing it; wait for it, or name another --output")
+        journal = Journal(path, file)
+        journal.refuse_foreign()
         if anew:
             file.truncate(0)
-        journal = Journal(path, file)
         journal.begin(arguments)
         yield journal
 

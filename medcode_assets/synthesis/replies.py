@@ -20,6 +20,7 @@ from medcode_serving.reasoned import END_THINK, SYSTEM_OF, answer_text, code_lin
 REJECTIONS = {
     "no_json": "the answer holds no JSON object",
     "cut": "the answer was cut off at its largest length",
+    "oversized": "the answer is many times as long as asked for",
     "too_long": "the server reads less at once than the request has",
     "refused": "the server refuses to answer this request",
     "fields_missing": "a field is missing or of another type",

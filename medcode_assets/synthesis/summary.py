@@ -41,12 +41,26 @@ class Outputs:
         """Counts."""
         return self.lines.with_suffix(".summary.json")
 
+    def refuse_read(self, read: Mapping[str, Path | None]) -> None:
+        """Refuse to write over a file that is read, by the flag that names it.
+
+        Raises:
+            MedcodeError: it is one of these files.
+        """
+        own = {path.resolve() for path in (self.lines, self.journal, self.rejects, self.summary)}
+        for flag, path in read.items():
+            if path is not None and path.resolve() in own:
+                raise MedcodeError(f"--output {self.lines} would write over {path} ({flag}); name another --output")
+
     def refuse_foreign(self) -> None:
         """Refuse to write over a file that this command has not written.
 
         Raises:
             MedcodeError: the output is there without a journal.
         """
+        for path in (self.lines, self.journal, self.rejects, self.summary):
+            if path.is_dir():
+                raise MedcodeError(f"{path}: is a folder; name another --output")
         if self.lines.exists() and not self.journal.exists():
             raise MedcodeError(
                 f"{self.lines} is there without {self.journal.name}: it may be somebody's; name another --output, or "

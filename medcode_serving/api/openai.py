@@ -44,6 +44,7 @@ from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.errors import MedcodeError
 from medcode_serving.predictor import Predictor
 from medcode_serving.prompts import SEPARATOR, PromptTemplate
+from medcode_serving.reasoned import END_THINK, THINK, code_line
 
 NEVER = -9999.0
 """Log probability of what has none, as OpenAI writes it: JSON has no infinity."""
@@ -124,7 +125,7 @@ class _Answer:
 
     response: PredictionResponse
     pieces: list[str]
-    """Together what a completion says: a space, a code, a separator, a code and so on."""
+    """Together what a completion says: a space or reasoning, a code, a separator, a code and so on."""
     logprobs: list[float] | None
     words: int
     """Of the note."""
@@ -149,7 +150,8 @@ async def chat(
 ) -> ChatCompletion | Response:
     """Predict the codes of the last user message. System messages are not read."""
     answer = await _answer(body, body.text, request, service)
-    pieces, logprobs = answer.pieces[1:], answer.logprobs and answer.logprobs[1:]  # without the space in front
+    begin = int(answer.pieces[:1] == [" "])  # without the space in front
+    pieces, logprobs = answer.pieces[begin:], answer.logprobs and answer.logprobs[begin:]
     tokens = [
         Token(token=piece, logprob=logprob, bytes=list(piece.encode()))
         for piece, logprob in zip(pieces, logprobs or (), strict=False)
@@ -229,9 +231,8 @@ async def _answer(body: OpenAIRequest, read: Callable[[], str], request: Request
     note = unframed(read(), predictor.manifest.prompt)
     options = PredictionOptions(recipe=predictor.identity.recipe)
     response = await while_connected(request, service.predict(request, note, options))
-    pieces: list[str] = []
-    for code in response.codes:
-        pieces += [SEPARATOR if pieces else " ", _written(code, predictor.vocabulary)]
+    prompt = predictor.manifest.prompt
+    pieces = _listed(response, predictor.vocabulary) if prompt.answer == "codes" else _lines(response)
     return _Answer(response, pieces, _logprobs(response.codes), words=len(note.split()))
 
 
@@ -241,6 +242,22 @@ def unframed(text: str, prompt: PromptTemplate) -> str:
     after += prompt.answer_header
     framed = len(text) >= len(before) + len(after) and text.startswith(before) and text.endswith(after)
     return text[len(before) : len(text) - len(after)] if framed else text
+
+
+def _listed(response: PredictionResponse, vocabulary: Vocabulary) -> list[str]:
+    pieces: list[str] = []
+    for code in response.codes:
+        pieces += [SEPARATOR if pieces else " ", _written(code, vocabulary)]
+    return pieces
+
+
+def _lines(response: PredictionResponse) -> list[str]:
+    """Return an answer whose codes are lines, behind the reasoning in its tags: clients show it apart."""
+    reasoning = f"{THINK}\n{response.reasoning}\n{END_THINK}\n" if response.reasoning else ""
+    pieces = [reasoning] if reasoning and not response.codes else []
+    for code in response.codes:
+        pieces += ["\n" if pieces else reasoning, code_line(code.system, code.code, code.description)]
+    return pieces
 
 
 def _written(code: PredictedCode, vocabulary: Vocabulary) -> str:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 TOKENIZER, CONFIG, WEIGHTS, INDEX = "tokenizer.json", "config.json", "model.safetensors", "model.safetensors.index.json"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "lm_head.weight", "embed_out.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+EMBEDDINGS += ("lm_head.weight", "embed_out.weight", "lm_head.bias")
 """Ends of the names of tensors that have a row a token."""
 FORMAT = 1
 """Of what is made; another number, another folder."""

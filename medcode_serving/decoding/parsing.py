@@ -73,7 +73,10 @@ def parse_answer(text: str, vocabulary: Vocabulary, *, cut: bool = False) -> Par
 def _parse_line(text: str, vocabulary: Vocabulary, *, cut: bool) -> ParsedAnswer:
     """Find the one code of an answer that names it in a line of its own."""
     answer = read_answer(text)
-    place = text.upper().rfind(answer.code) if answer.code else -1
+    found = re.compile(re.escape(answer.code), re.IGNORECASE) if answer.code else None
+    # Behind the reasoning, which may name codes; and in front of a description, which may too.
+    match = found.search(text, max(text.rfind(END_THINK), 0)) if found else None
+    place = match.start() if match else -1
     broken_off = cut and answer.code is not None and place + len(answer.code) == len(text.rstrip())
     index = None if broken_off else _rows_of(vocabulary).get((answer.system, undotted(answer.code or "")))
     if answer.code is None or index is None:

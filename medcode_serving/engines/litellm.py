@@ -20,6 +20,7 @@ from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Predi
 from medcode_serving.engines.remote_hosts import direct_client, refuse_remote_host, served_by
 from medcode_serving.errors import EngineTimeoutError, MedcodeError
 from medcode_serving.prompts import PromptTemplate
+from medcode_serving.reasoned import END_THINK, SPECIAL_TOKENS, THINK, read_answer
 from medcode_serving.settings import RemoteSettings
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,16 @@ class LiteLLMEngine:
         texts = [code.text for code in vocabulary.codes]
         self._language = CodeLanguage(texts, leading_space=remote.protocol == "completions")
         self._constraint: Constraint | None = None if remote.constraint == "auto" else remote.constraint
+        # llama.cpp's default penalty would punish the digits of a second code.
+        self._plain: dict[str, Any] = {"repeat_penalty": 1.0}
+        if prompt.answer != "codes":
+            if self._constraint not in (None, "none"):
+                logger.warning(
+                    "remote.constraint %s is for lists of codes, and these answers are none", remote.constraint
+                )
+            self._constraint = "none"
+            # Servers leave special tokens out of their texts: vLLM takes the first field, llama.cpp the second.
+            self._plain |= {"skip_special_tokens": False, "preserved_tokens": list(SPECIAL_TOKENS)}
         self._http = direct_client(remote.timeout_s)
         self._pool = ThreadPoolExecutor(remote.concurrency, thread_name_prefix="medcode-remote")
 
@@ -115,8 +126,7 @@ class LiteLLMEngine:
                 by_limit[limit] = {"grammar": self._language.grammar(limit)}
             elif kind == "regex":
                 by_limit[limit] = {"structured_outputs": {"regex": self._language.regex(limit)}}
-        # llama.cpp's default penalty would punish the digits of a second code.
-        plain = {"repeat_penalty": 1.0}
+        plain = self._plain
         return [plain | by_limit.get(self._limit(option), {}) if option.constrained else plain for option in options]
 
     def _limit(self, options: NoteOptions) -> int:
@@ -138,7 +148,7 @@ class LiteLLMEngine:
     def _predict_one(self, note: str, options: NoteOptions, extra: dict[str, Any]) -> Prediction:
         if options.ended():
             return Prediction((), outcome="ended")
-        choice = self._complete(self._prompt.render(note), extra)
+        choice = self._complete(note, extra)
         if choice is None:
             if options.long_notes == "refuse":
                 return Prediction((), outcome="too_long")
@@ -160,14 +170,23 @@ class LiteLLMEngine:
             place = replace(mention, start=mention.start + begin, end=mention.end + begin)
             probability = mention_probability(place, tokens) if begin >= 0 else None
             codes.append(ScoredCode(row.system, row.code, row.description, probability))
-        return Prediction(tuple(codes), dropped=parsed.dropped, reasoning=parsed.reasoning)
+        return Prediction(
+            tuple(codes), dropped=parsed.dropped, reasoning=parsed.reasoning or self._set_apart(choice, text)
+        )
 
-    def _complete(self, prompt: str, extra: dict[str, Any]) -> Any:
-        """Return the server's choice; None if the prompt is too long for it."""
+    def _set_apart(self, choice: Any, text: str) -> str | None:
+        """Return the reasoning that LiteLLM, or the server of a chat, took out of an answer's text."""
+        thought = getattr(getattr(choice, "message", None), "reasoning_content", None)
+        if self._prompt.answer != "reasoned" or not thought:
+            return None
+        return read_answer(f"{THINK}\n{thought.strip()}\n{END_THINK}\n{text}").reasoning
+
+    def _complete(self, note: str, extra: dict[str, Any]) -> Any:
+        """Return the server's choice; None if the note's prompt is too long for it."""
         litellm = import_litellm()
         failure: MedcodeError
         try:
-            return self._ask(prompt, extra).choices[0]
+            return self._ask(note, extra).choices[0]
         except litellm.ContextWindowExceededError:
             return None
         except litellm.Timeout:
@@ -185,7 +204,7 @@ class LiteLLMEngine:
 
     @cached_property
     def _ask(self) -> Callable[[str, dict[str, Any]], Any]:
-        """LiteLLM's call for `remote.protocol`: it takes a prompt and what goes beside the standard fields."""
+        """LiteLLM's call for `remote.protocol`: it takes a note and what goes beside the standard fields."""
         litellm = import_litellm()
         import openai
 
@@ -200,8 +219,8 @@ class LiteLLMEngine:
         }
         if self._remote.protocol == "chat":
             handler = litellm.HTTPHandler(client=self._http)
-            return lambda prompt, extra: litellm.completion(
-                messages=[{"role": "user", "content": prompt}],
+            return lambda note, extra: litellm.completion(
+                messages=self._prompt.chat(note),
                 logprobs=True,
                 top_logprobs=1,
                 client=handler,
@@ -215,8 +234,8 @@ class LiteLLMEngine:
             timeout=self._remote.timeout_s,
             max_retries=0,
         )
-        return lambda prompt, extra: litellm.text_completion(
-            prompt=prompt, logprobs=1, client=client, extra_body=extra, **fields
+        return lambda note, extra: litellm.text_completion(
+            prompt=self._prompt.render(note), logprobs=1, client=client, extra_body=extra, **fields
         )
 
 

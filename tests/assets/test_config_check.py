@@ -108,3 +108,28 @@ def test_what_the_environment_sets_is_said(tmp_path: Path, monkeypatch: pytest.M
     done = check(write(tmp_path, "lora: {alpha: 4}\n"))
     assert "  lora.r: 64 (default 8, from the environment)" in done.stdout.splitlines()
     assert "  lora.alpha: 4 (default 16)" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ("lora:\n  r: 8\n  r: 16\n", ", line 3: r stands there twice"),
+        ("lora:\n  r: 8\ndata: {}\nlora:\n  alpha: 4\n", ", line 4: lora stands there twice"),
+        ("reasoning:\n  sources:\n    synthetic: .nan\n", ", line 3: .nan is no number"),
+        ("reasoning:\n  sources: {synthetic: -.INF}\n", ", line 2: -.INF is no number"),
+        ("lora: " + "[" * 1500, ": brackets too deep"),
+    ],
+)
+def test_what_yaml_would_let_through_is_refused(tmp_path: Path, contents: str, message: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(contents)
+    result = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert result.exit_code == 2
+    assert f"{file}{message}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_aliases_are_no_keys_that_stand_twice(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("lora: &it\n  r: 4\nsearch: *it\n")
+    assert "twice" not in CliRunner().invoke(app, ["config", "check", str(file)]).stderr

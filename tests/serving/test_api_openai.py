@@ -9,11 +9,17 @@ import pytest
 from medcode_serving.api import create_app
 from medcode_serving.api.openai import unframed
 from medcode_serving.api.openai_schemas import CompletionRequest
-from medcode_serving.bundle import DecodingSettings
+from medcode_serving.base_models import resolve_base_model
+from medcode_serving.bundle import BaseModelRef, Decision, DecodingSettings, publish, write_bundle
+from medcode_serving.chat import chat_prompt
+from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.engines.litellm import LiteLLMEngine
 from medcode_serving.prompts import PromptTemplate
+from medcode_serving.reasoned import SPECIAL_TOKENS, code_line
 from medcode_serving.settings import RemoteSettings
+from tests.serving.conftest import make_manifest
 from tests.serving.test_api_batches import MARKER, Server, prior_home, settings_for  # noqa: F401 - a fixture
+from tests.tiny import write_codes
 
 # The frequency prior's answer to every note, of the tiny vocabulary: 10, 9, 8 and so on of 20 notes.
 ANSWER = "E11, E11.9, E11.65, I10, J18.9, N17.9, 0DTJ4ZZ, 401.9"
@@ -93,6 +99,39 @@ def test_the_last_user_message_is_the_note(client: httpx.Client) -> None:
     assert words([*USER, {"role": "assistant", "content": None}, {"role": "user", "content": parts}]) == 3
     assert words([*USER, {"role": "assistant", "content": "one"}]) == 3
     assert words([{"role": "user", "content": PromptTemplate().render("one two")}]) == 2
+
+
+def test_a_reasoned_answer_is_said_as_the_model_writes_it(base_model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "base_models"
+    base = resolve_base_model(str(base_model), cache, added_tokens=SPECIAL_TOKENS)
+    lines = [("E11.9", "Type 2 diabetes"), ("I10", "Hypertension")]
+    rows = [VocabularyCode("icd10cm", code, code_line("icd10cm", code, text), text, 1) for code, text in lines]
+    manifest = make_manifest(base_model).model_copy(
+        update={
+            "recipe": "reasoning",
+            "base_model": BaseModelRef(id=base.id, revision=base.revision, added_tokens=base.added_tokens),
+            "prompt": chat_prompt(base.path, "Reason.", "reasoned"),
+            "decoding": DecodingSettings(max_prompt_tokens=128, max_codes=1, max_reasoning_tokens=12),
+            "baselines": {"untuned_base": Decision(threshold=0.0)},
+        }
+    )
+    (tmp_path / "adapter").mkdir()
+    codes = write_codes(tmp_path / "codes.parquet", Vocabulary(rows))
+    publish(write_bundle(tmp_path / "bundles", manifest, adapter=tmp_path / "adapter", codes=codes))
+    chosen = {"model.recipes": ["reasoning"], "model.engine": "untuned_base"}
+    with Server(create_app(settings_for(tmp_path, **chosen))) as server, server.client() as client:
+        body = {"model": "reasoning", "messages": USER, "logprobs": True}
+        chat = client.post("/v1/chat/completions", json=body).json()
+        whole = client.post("/v1/completions", json={"model": "reasoning", "prompt": USER[0]["content"]}).json()
+    content, said = chat["choices"][0]["message"]["content"], chat["medcode"]
+    (code,) = said["codes"]
+    assert said["reasoning"]  # a random model's, but there
+    assert (
+        content
+        == f"<think>\n{said['reasoning']}\n</think>\n{code_line('icd10cm', code['code'], dict(lines)[code['code']])}"
+    )
+    assert "".join(token["token"] for token in chat["choices"][0]["logprobs"]["content"]) == content
+    assert whole["choices"][0]["text"] == content
 
 
 @pytest.mark.parametrize("note", ["", "fever", "Codes: {note}", "Predict the medical codes for the following text: x"])

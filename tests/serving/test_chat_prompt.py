@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medcode_serving.adapters import load_base_model
 from medcode_serving.base_models import resolve_base_model
 from medcode_serving.chat import chat_prompt
 from medcode_serving.engines.transformers import load_tokenizer
@@ -52,6 +53,7 @@ def test_the_prompt_has_the_tokens_of_the_chat_template(chatml: Path) -> None:
     (found,) = encode_prompts(tokenizer, prompt, [" Fever and cough. "], 200)
     assert found.input_ids == wanted
     assert tokenizer.convert_tokens_to_ids("<|im_start|>") in found.input_ids
+    assert prompt.chat("Fever and cough.") == messages
 
 
 def test_markup_in_a_note_stays_text(chatml: Path) -> None:
@@ -79,16 +81,18 @@ def test_a_chat_prompt_fits_and_keeps_its_frame(chatml: Path, note: str, max_tok
     assert found.input_ids[:10] == frame[:10]
 
 
-def test_a_long_note_fills_a_chat_prompt(chatml: Path) -> None:
-    prompt = chat_prompt(chatml, SYSTEM, "line")
-    tokenizer = load_tokenizer(chatml)
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_a_long_note_fills_a_prompt_with_markup(tmp_path: Path, template: str | None) -> None:
+    model = chat_model(tmp_path, template)
+    prompt = chat_prompt(model, SYSTEM, "line")
+    tokenizer = load_tokenizer(model)
     (found,) = encode_prompts(tokenizer, prompt, ["fever cough " * 200], 200)
     assert found.truncated
     assert 195 <= len(found.input_ids) <= 200
     sections = f"Chief Complaint:\ncough {'fever ' * 150}\nDischarge Diagnosis:\n{'cough ' * 30}"
     (kept,) = encode_prompts(tokenizer, prompt, [sections], 150)
-    assert kept.cut
-    assert 100 <= len(kept.input_ids) <= 150
+    assert kept.cut == ("chief_complaint",)
+    assert 145 <= len(kept.input_ids) <= 150
 
 
 def test_windows_of_a_chat_prompt_hold_the_whole_note(chatml: Path) -> None:
@@ -105,6 +109,7 @@ def test_windows_of_a_chat_prompt_hold_the_whole_note(chatml: Path) -> None:
 def test_a_template_without_a_system_role_has_it_before_the_note(tmp_path: Path) -> None:
     prompt = chat_prompt(chat_model(tmp_path, NO_SYSTEM), SYSTEM, "reasoned")
     assert prompt.render("Fever.") == f"[{SYSTEM}\n\nFever.]"
+    assert prompt.chat(" Fever. ") == [{"role": "user", "content": f"{SYSTEM}\n\nFever."}]
 
 
 def test_a_template_that_opens_the_reasoning_leaves_that_to_the_completion(tmp_path: Path) -> None:
@@ -168,3 +173,32 @@ def test_the_same_base_elsewhere_has_the_same_bytes(base_model: Path, extended, 
     other = resolve_base_model(str(base_model), tmp_path, revision=extended.revision, added_tokens=SPECIAL_TOKENS)
     for file in extended.path.iterdir():
         assert (other.path / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_base_that_begins_every_text_does_so_without_a_chat_template(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, None)
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    begin = ("<|im_start|>", tokenizer.token_to_id("<|im_start|>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[begin])
+    tokenizer.save(str(model / "tokenizer.json"))
+    about = model / "tokenizer_config.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"bos_token": begin[0]}))
+    prompt = chat_prompt(model, SYSTEM, "line")
+    (found,) = encode_prompts(load_tokenizer(model), prompt, ["Fever."], 200)
+    assert found.input_ids.count(begin[1]) == 1
+    assert found.input_ids[0] == begin[1]
+
+
+def test_tokens_are_added_to_models_of_other_families(tmp_path: Path) -> None:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    size = tiny.write_tokenizer(tmp_path / "neox", ["fever cough"], 300)
+    config = GPTNeoXConfig(
+        vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "neox")
+    base = resolve_base_model(str(tmp_path / "neox"), tmp_path / "cache", added_tokens=SPECIAL_TOKENS)
+    model = load_base_model(base.path, "float32")
+    assert model.get_input_embeddings().weight.shape[0] == model.get_output_embeddings().weight.shape[0] == size + 5

@@ -11,13 +11,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from medcode_serving.bundle import DecodingSettings
-from medcode_serving.codes.vocabulary import Vocabulary
+from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.engines.constraints import CodeLanguage
 from medcode_serving.engines.litellm import LiteLLMEngine
 from medcode_serving.engines.protocol import NoteOptions, Prediction
 from medcode_serving.engines.remote_hosts import refuse_remote_host
 from medcode_serving.errors import EngineTimeoutError, MedcodeError
 from medcode_serving.prompts import PromptTemplate
+from medcode_serving.reasoned import code_line
 from medcode_serving.settings import RemoteSettings
 
 
@@ -328,6 +329,36 @@ def test_a_chat_is_one_message(served, vocabulary: Vocabulary) -> None:
     (sent,) = stub.requests
     assert sent["messages"] == [{"role": "user", "content": PromptTemplate().render("Hypertension.")}]
     assert sent["structured_outputs"]["regex"].startswith(" ?")
+
+
+@pytest.mark.parametrize("protocol", ["completions", "chat"])
+def test_a_reasoned_answer_is_asked_for_and_read(served, protocol: str, caplog) -> None:
+    stub, api_base = served
+    stub.owner = "vllm"
+    line = code_line("icd10cm", "I10", 'Essential ("primary") hypertension')
+    lines = Vocabulary([VocabularyCode("icd10cm", "I10", line, 'Essential ("primary") hypertension', 1)])
+    prompt = PromptTemplate(
+        instruction="<s>Reason.<u>{note}",
+        answer_header="<a>",
+        markup=True,
+        answer="reasoned",
+        messages=(("system", "Reason."), ("user", "{note}")),
+    )
+    stub.choice = {"text": f"<think>\n- pressure {{high}}\n</think>\n{line}"}
+    for constraint in ("auto", "regex"):
+        settings = RemoteSettings(model="m", api_base=api_base, protocol=protocol, constraint=constraint)
+        ENGINES.append(LiteLLMEngine(lines, prompt, DecodingSettings(max_codes=1), settings))
+        (found,) = ENGINES[-1].predict([" BP {note} 180/110. "])
+        assert ([code.code for code in found.codes], found.reasoning) == (["I10"], "- pressure {high}")
+        sent = stub.requests[-1]
+        assert not LANGUAGE_FIELDS & set(sent)
+        assert sent["skip_special_tokens"] is False
+        if protocol == "chat":
+            wanted = [("system", "Reason."), ("user", "BP {note} 180/110.")]
+            assert sent["messages"] == [{"role": role, "content": content} for role, content in wanted]
+        else:
+            assert sent["prompt"] == "<s>Reason.<u>BP {note} 180/110.<a>"
+    assert "remote.constraint regex is for lists of codes" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Answers with reasoning: how they are written and read, and the engine that writes them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from medcode_serving.codes.vocabulary import Vocabulary, VocabularyCode
 from medcode_serving.decoding import build_trie, parse_answer
 from medcode_serving.engines.protocol import NoteOptions
 from medcode_serving.engines.transformers import TransformersEngine, load_tokenizer
+from medcode_serving.errors import MedcodeError
 from medcode_serving.reasoned import SPECIAL_TOKENS, answer_text, code_line, is_code_line, read_answer
 
 CODES = [
@@ -67,6 +69,8 @@ def test_what_is_written_is_read(points: list[str], which: tuple[str, str, str |
         ("The code is ICD10: E11.9, I think", "E11.9", 0),
         ("<think>\n- a b\nICD10: E11.9", None, 0),
         ("E11.9", None, 0),
+        ("ICD10: SMITH", "SMITH", 0),
+        ("ICD10: ABC (Type 2)", "ABC", 0),
         ("", None, 0),
         ("ICD10: E11.9 (Type 2)\nICD10: I10 (x)", "E11.9", 0),
         ("<think>\n</think>\nCPT: 99213", "99213", 0),
@@ -83,6 +87,10 @@ def test_free_answers_name_one_code_of_the_vocabulary(lines: Vocabulary) -> None
     assert [lines.codes[mention.index].code for mention in found.mentions] == ["E11.65"]
     assert text[found.mentions[0].start : found.mentions[0].end] == "E1165"
     assert found.reasoning == "- sugar"
+    for before, behind in (("- große E11.9\n", " (E11.9 again)"), ("- x\n", "")):
+        text = f"<think>\n{before}</think>\nICD10: e11.9{behind}"
+        (mention,) = parse_answer(text, lines).mentions
+        assert (mention.start, text[mention.start : mention.end]) == (text.index("e11.9"), "e11.9")
     for wrong in ("HCPCS: E11.9 (x)", "ICD10: I10 (x)", "no idea", "<think>\n- sugar"):
         assert (parse_answer(wrong, lines).mentions, parse_answer(wrong, lines).dropped) == ((), 1)
     assert parse_answer("ICD10: E11.9", lines, cut=True).mentions == ()
@@ -154,6 +162,19 @@ def test_the_code_is_the_likeliest_line_behind_the_reasoning(base, lines: Vocabu
     assert values.sum() == pytest.approx(1)
     index = next(place for place, code in enumerate(lines.codes) if code.code == found.codes[0].code)
     assert found.codes[0].probability == pytest.approx(values[index], rel=1e-4)
+
+
+def test_reasoning_is_shortened_where_the_model_has_no_room(base, lines: Vocabulary) -> None:
+    positions = json.loads((base.path / "config.json").read_text())["max_position_embeddings"]
+    line = build_trie(load_tokenizer(base.path), [code.text for code in lines.codes]).longest + 1
+    frame = 5  # <think>, line break, the one that ends the reasoning, </think>, line break
+    full = positions - line - frame - 3
+    engine = make_engine(base, lines, max_prompt_tokens=full, max_reasoning_tokens=positions)
+    (found,) = engine.predict(["fever " * positions])
+    assert found.truncated
+    assert len(found.codes) == 1
+    with pytest.raises(MedcodeError, match=rf"one with a code needs {line + frame + 1}; lower it"):
+        make_engine(base, lines, max_prompt_tokens=full + 3)
 
 
 def test_written_freely_the_text_is_parsed(base, lines: Vocabulary) -> None:

@@ -1,6 +1,7 @@
 """Every stage asked the same narratives and pairs, and measured; written as one artifact."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from medcode_serving.reasoned import code_line
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 COMPARISON, PAGE = "comparison.json", "stages.html"
 
@@ -52,8 +54,34 @@ def comparison_fingerprint(
     )
 
 
+@dataclass(frozen=True)
+class ComparisonData:
+    """All that a comparison needs of a warehouse, so that nobody waits for it while models run."""
+
+    asked: list[Asked]
+    pairs: list[Pair]
+    frequencies: dict[tuple[str, str], int]
+    """Training examples by system and code."""
+    codes: "pa.Table"
+    """The rows of codes.parquet."""
+    longest: dict[int, int]
+    """Tokens of the longest answer that a stage is taught, by its number."""
+
+
+def comparison_data(con: "duckdb.DuckDBPyConnection", base: LocalModel, limit: int) -> ComparisonData:
+    """Read what a comparison needs, at most `limit` narratives and pairs (0: all)."""
+    rows = con.execute("SELECT system, code, frequency FROM reasoning.labels").fetchall()
+    return ComparisonData(
+        asked=asked_narratives(con, limit),
+        pairs=asked_pairs(con, limit),
+        frequencies={(system, code): frequency for system, code, frequency in rows},
+        codes=trained_codes(con, "reasoning"),
+        longest={stage.number: _longest_answer(con, stage, base) for stage in STAGES},
+    )
+
+
 def compare_stages(
-    con: "duckdb.DuckDBPyConnection",
+    data: ComparisonData,
     target: Path,
     made_from: str,
     base: LocalModel,
@@ -68,7 +96,7 @@ def compare_stages(
     for them.
 
     Args:
-        con: The warehouse.
+        data: Narratives, pairs and codes.
         target: Folder of the artifact.
         made_from: `comparison_fingerprint`.
         base: The base model.
@@ -79,23 +107,18 @@ def compare_stages(
     """
     import pyarrow.parquet as pq
 
-    asked, pairs = asked_narratives(con, evaluation.max_documents), asked_pairs(con, evaluation.max_documents)
-    frequencies: dict[tuple[str, str], int] = {
-        (system, code): frequency
-        for system, code, frequency in con.execute("SELECT system, code, frequency FROM reasoning.labels").fetchall()
-    }
-    tables = code_tables()
+    asked, tables = data.asked, code_tables()
     with making(target, made_from) as (folder, _):
-        pq.write_table(trained_codes(con, "reasoning"), folder / CODES)
+        pq.write_table(data.codes, folder / CODES)
         vocabulary = Vocabulary.read(folder / CODES)
         measure = partial(
-            measure_answers, asked=asked, tables=tables, frequencies=frequencies, resamples=evaluation.resamples
+            measure_answers, asked=asked, tables=tables, frequencies=data.frequencies, resamples=evaluation.resamples
         )
         results = [StageResult(name="frequency_prior", answers=measure(_most_frequent(vocabulary, asked)))]
         for stage, adapter in [(STAGES[0], None), *((stage, adapters[stage.number]) for stage in STAGES)]:
-            most = _longest_answer(con, stage, base)
+            most = data.longest[stage.number]
             texts = _written(asked, stage, base, adapter, adapters, vocabulary, evaluation, device, most)
-            preferences = _preferences(pairs, stage, base, adapter, evaluation, device) if adapter else None
+            preferences = _preferences(data.pairs, stage, base, adapter, evaluation, device) if adapter else None
             name: Any = stage.name if adapter else "untuned_base"
             results.append(StageResult(name=name, answers=measure(texts), preferences=preferences))
         found = compare(results, resamples=evaluation.resamples)

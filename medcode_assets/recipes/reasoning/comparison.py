@@ -41,8 +41,8 @@ MEASURES = {
     "exact_accuracy": Measure("exact code", "Share of narratives whose code and system are the asked ones."),
     "category_accuracy": Measure(
         "category",
-        "The same for the code's category: E11 of E11.9. CPT and HCPCS have none; their section counts, the first two "
-        "characters.",
+        "The same for the code's category: E11 of E11.9. CPT and HCPCS have none; the block of 100 codes counts, the "
+        "first three characters.",
     ),
     "system_accuracy": Measure("system", "Share of answers with the right marker: ICD10, CPT or HCPCS."),
     "valid_code_rate": Measure(

@@ -15,7 +15,7 @@ from medcode_assets.evaluation.groups import FREQUENCIES
 from medcode_assets.evaluation.ranking import document_means
 from medcode_assets.recipes.reasoning.support import supported_share
 from medcode_serving.codes.hierarchy import category
-from medcode_serving.codes.systems import SYSTEMS, dotted, undotted
+from medcode_serving.codes.systems import SYSTEMS, dotted
 from medcode_serving.codes.tables import CodeTables
 from medcode_serving.codes.validation import CodeCheck, Status, check_code
 from medcode_serving.errors import MedcodeError
@@ -29,8 +29,6 @@ CONFUSIONS = 20
 """Pairs of asked and written codes in a report, the most frequent ones."""
 LEAST_SUPPORT = 0.5
 """Share of the points that the narrative must support for reasoning to be valid."""
-SECTION_LENGTH = {"cpt": 2, "hcpcs": 2}
-"""Characters of a code's section, which stands for the category that CPT and HCPCS do not have."""
 
 ErrorKind = Literal["no_code", "malformed", "invalid_code", "wrong_code", "wrong_category", "wrong_system"]
 ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
@@ -116,7 +114,9 @@ class AnswerMeasures(_Frozen):
     asked_hash: str = Field(description="sha256 over narratives and codes in turn: the same questions.")
     resamples: int = Field(description="Bootstrap samples of the narratives behind every interval.")
     exact_accuracy: Rate = Field(description="Code and system are the asked ones.")
-    category_accuracy: Rate = Field(description="ICD-10-CM: the same category; CPT, HCPCS: the same two characters.")
+    category_accuracy: Rate = Field(
+        description="The code's category (medcode_serving.codes.hierarchy) is the asked one."
+    )
     system_accuracy: Rate = Field(description="The marker is the asked one.")
     valid_code_rate: Rate | None = Field(description="Has a code that may be billed. None: nothing to check it with.")
     code_statuses: dict[Status, int] = Field(
@@ -310,10 +310,9 @@ def _error(answer: ReasonedAnswer, written: Code | None, gold: Code, check: Code
 
 
 def _category(code: Code) -> Code:
-    """Return the category of an ICD code, the section of a CPT or HCPCS code, with its system."""
+    """Return a code's category with its system; of CPT and HCPCS, its block of 100 codes."""
     system, text = code
-    length = SECTION_LENGTH.get(system)
-    return system, undotted(text)[:length] if length else category(system, text)
+    return system, category(system, text)
 
 
 def _description_is_right(answer: ReasonedAnswer, asked: Asked, check: CodeCheck | None, *, exact: bool) -> float:

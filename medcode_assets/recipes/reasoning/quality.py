@@ -236,7 +236,7 @@ class _Tally:
     def report(self, path: Path, stage: int) -> QualityReport:
         self.note(self._file_problems())
         return QualityReport(
-            path=str(path),
+            path=str(path).encode(errors="backslashreplace").decode(),  # a name of other bytes than UTF-8
             stage=stage,
             against=tuple(self.others),
             limits=self._limits,

@@ -6,15 +6,19 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from medcode_assets.config import PROJECT, Section, Settings
+from medcode_assets.config import PROJECT, ComputeSettings, Section, Settings, WarehouseSettings
 from medcode_assets.recipes.reasoning.prompts import SYSTEM
 from medcode_serving.errors import MedcodeError
 from medcode_serving.layers import layered
 
 STAGES = tuple(SYSTEM)
 CONFIG = PROJECT / "config"
-SHARED = (("model", "base"), ("model", "revision"), ("data", "max_prompt_tokens"), ("lora", "r"), ("lora", "alpha"))
-"""Settings that the stages must agree on: each adapter goes on from the one before."""
+SHARED = (
+    *(("model", "base"), ("model", "revision"), ("data", "max_prompt_tokens"), ("lora", "r"), ("lora", "alpha")),
+    *(("compute", field) for field in ComputeSettings.model_fields),
+    *(("warehouse", field) for field in WarehouseSettings.model_fields),
+)
+"""Settings that the stages must agree on: each adapter goes on from the one before, on the same machine."""
 
 
 class ReasoningSettings(Section):

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from datasketch import MinHash, MinHashLSH
 
 import medcode_serving.codes
 from medcode_assets.corpora.narrative_subjects import load_bystanders, load_narrative_templates, load_subjects
-from medcode_assets.corpora.synthetic_narratives import synthetic_lines, synthetic_narratives
+from medcode_assets.corpora.synthetic_narratives import FULL, synthetic_lines, synthetic_narratives
 from medcode_assets.recipes.reasoning.formats import LINE_OF, written
 from medcode_assets.recipes.reasoning.support import content_words, is_supported, supported_share
 from medcode_serving.errors import MedcodeError
@@ -47,7 +48,7 @@ def test_codes_are_billable_and_titles_official():
 def test_subjects_can_always_be_written_about():
     assert Counter(subject.system for subject in SUBJECTS.values()) == {"icd10cm": 40, "hcpcs": 16, "cpt": 12}
     bystanders = load_bystanders()
-    assert set(load_narrative_templates()["chronic"]) <= bystanders.keys()
+    assert set(load_narrative_templates(FULL)["chronic"]) <= bystanders.keys()
     for subject in SUBJECTS.values():
         assert subject.names and subject.siblings and subject.excluded
         assert len(subject.complaints) >= 2 and len(subject.findings) >= 2
@@ -70,7 +71,7 @@ def test_no_text_of_the_american_medical_association():
 
 
 def test_narratives_ask_for_one_code_and_do_not_give_it_away(narratives):
-    kinds = load_narrative_templates()["kinds"]
+    kinds = load_narrative_templates(FULL)["kinds"]
     for one in narratives:
         subject = SUBJECTS[one.code]
         assert (one.system, one.description) == (subject.system, subject.title)
@@ -117,7 +118,7 @@ def test_narratives_are_not_each_others_near_duplicates(narratives):
 
 
 def test_worse_answers_are_worse_in_the_declared_ways(narratives):
-    shares = load_narrative_templates()["worse"]["shares"]
+    shares = load_narrative_templates(FULL)["worse"]
     by_kind = Counter(one.worse_kind for one in narratives)
     for kind, share in shares.items():
         assert abs(by_kind[kind] / COUNT - share / 100) < 0.05
@@ -132,7 +133,10 @@ def test_worse_answers_are_worse_in_the_declared_ways(narratives):
             assert supported_share(points, one.narrative) == 0 and min(len(point.split()) for point in points) > 9
         elif one.worse_kind == "guess":
             assert system == one.system and (code, description) in siblings
-            assert set(points) <= set(load_narrative_templates()["worse"]["guess"])
+            assert set(points) <= set(load_narrative_templates(FULL)["worse_texts"]["guess"])
+        elif one.worse_kind == "borrowed":
+            assert (system, code, description) == (one.system, one.code, one.description)
+            assert points != one.points
         else:
             aside = SUBJECTS.get(code) or load_bystanders()[code]
             assert code != one.code and (aside.system, aside.title) == (system, description)
@@ -169,3 +173,19 @@ def _names(subject):
     """A pattern of what the subject is called, with any number where one is drawn."""
     names = [re.sub("<[^>]+>", r"[\\d.]+", re.escape(name).replace(r"\-", "-")) for name in subject.names]
     return re.compile("|".join(names), re.IGNORECASE)
+
+
+def test_brief_narratives_are_few_and_short_and_say_what_full_ones_say():
+    brief = list(islice(synthetic_narratives(5, "brief"), 400))
+    subjects = load_narrative_templates("brief")["subjects"]
+    assert len({one.code for one in brief}) == sum(subjects.values())
+    assert max(len(one.narrative.split()) for one in brief) < 55
+    assert all(len(one.points) == 2 and supported_share(one.points, one.narrative) == 1 for one in brief)
+    borrowed = [one for one in brief if one.worse_kind == "borrowed"]
+    assert len(borrowed) > 0.6 * len(brief)
+    assert mean(supported_share(one.worse[0], one.narrative) for one in borrowed) < 0.3
+
+
+def test_a_style_that_there_is_not_is_named():
+    with pytest.raises(MedcodeError, match="style 'long'"):
+        next(synthetic_narratives(0, "long"))

@@ -6,7 +6,14 @@ from threading import Event, Timer
 
 import pytest
 
-from medcode_assets.synthesis.client import Client, StoppedError, UnansweredError, pause
+from medcode_assets.synthesis.client import (
+    FIRST_PAUSE,
+    LONGEST_TOLD_PAUSE,
+    Client,
+    StoppedError,
+    UnansweredError,
+    pause,
+)
 from medcode_assets.synthesis.endpoints import Endpoint, resolve_endpoint
 from medcode_assets.synthesis.requests import Inquiry, ListedCode, Request
 from medcode_serving.errors import MedcodeError
@@ -201,3 +208,15 @@ def test_a_model_whose_address_nobody_knows() -> None:
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(MedcodeError, match="--api-base is no address"):
         resolve_endpoint("m", address, ())
+
+
+@pytest.mark.parametrize(
+    "told", ["-5", "nan", "Mon, 01 Jan 0001 00:00:00 -0000", "Mon, 01 Jan 99999 00:00:00 GMT", "+9" * 40, "soon"]
+)
+def test_a_time_to_wait_that_is_none_changes_nothing(told: str) -> None:
+    assert 0 < pause(0, told, random.Random(0)) <= FIRST_PAUSE
+
+
+@pytest.mark.parametrize("told", ["31536000", "1" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_nobody_has_us_wait_for_a_year(told: str) -> None:
+    assert LONGEST_TOLD_PAUSE < pause(0, told, random.Random(0)) <= LONGEST_TOLD_PAUSE + FIRST_PAUSE

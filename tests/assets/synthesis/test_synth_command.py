@@ -118,6 +118,74 @@ def test_a_file_of_somebody_elses_is_not_written_over(options: Callable[..., Syn
     assert asked.output.read_text() == "mine\n"
 
 
+def test_a_journal_of_somebody_elses_is_not_touched(options: Callable[..., SynthOptions]) -> None:
+    asked = options(model="template", api_base=None, codes=None)
+    asked.output.parent.mkdir()
+    journal = asked.output.with_suffix(".journal")
+    for text in ("dear diary", "dear diary\n", '{"mine": 1}\n'):
+        journal.write_text(text)
+        for anew in (False, True):
+            with pytest.raises(MedcodeError, match="no journal of medcode synth"):
+                synthesize(options(model="template", api_base=None, codes=None, drop_existing=anew))
+        assert journal.read_text() == text
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_is_read_is_not_written_over(options: Callable[..., SynthOptions], tmp_path: Path, anew: bool) -> None:
+    notes = tmp_path / "notes.rejects.jsonl"
+    notes.write_text(json.dumps({"narrative": NARRATIVE}) + "\n")
+    before = notes.read_bytes()
+    for output in (notes, tmp_path / "notes.jsonl"):
+        with pytest.raises(MedcodeError, match="would write over"):
+            synthesize(options(narratives=notes, codes=None, output=output, drop_existing=anew))
+    assert notes.read_bytes() == before
+
+
+def test_a_folder_is_no_output(options: Callable[..., SynthOptions], server: FailingServer) -> None:
+    options().output.with_suffix(".summary.json").mkdir(parents=True)
+    with pytest.raises(MedcodeError, match="is a folder"):
+        synthesize(options())
+    assert not server.sent
+
+
+@pytest.mark.parametrize("change", [{"max_cost": float("nan")}, {"timeout_s": float("nan")}])
+def test_what_is_no_number_limits_nothing_and_is_refused(options: Callable[..., SynthOptions], change: dict) -> None:
+    with pytest.raises(MedcodeError, match="nan: give a number"):
+        synthesize(options(**change))
+
+
+@pytest.mark.parametrize("record", [{"accepted": True}, {"request": 99, "accepted": True}, {"request": 0, "line": {}}])
+def test_an_edited_journal_is_named(options: Callable[..., SynthOptions], record: dict) -> None:
+    assert synthesize(options())
+    with options().output.with_suffix(".journal").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    with pytest.raises(MedcodeError, match="a record that medcode synth has not written"):
+        synthesize(options(count=7))
+
+
+def test_an_address_holds_no_key(tmp_path: Path) -> None:
+    arguments = ["synth", "--stage", "1", "--count", "1", "--output", str(tmp_path / "f.jsonl")]
+    result = CliRunner().invoke(app, [*arguments, "--api-base", "http://127.0.0.1:1/v1?key=sk-1"])
+    assert isinstance(result.exception, MedcodeError)
+    assert "sk-1" not in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", ["half \ud800 of it", "your key is sk-secret-12345", "x" * 200_000, '{"a":' * 40_000]
+)
+def test_whatever_is_answered_is_kept_as_text_in_bounds_and_without_the_key(
+    options: Callable[..., SynthOptions], server: FailingServer, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDCODE_REMOTE_API_KEY", "sk-secret-12345")
+    server.content = content
+    assert not synthesize(options(count=1))
+    assert summary_of(options())["given_up"] == 1
+    for file in options().output.parent.iterdir():
+        assert "sk-secret" not in file.read_text()
+        assert file.stat().st_size < 400_000
+
+
 def test_a_refusal_ends_the_run_and_keeps_what_was_answered(
     options: Callable[..., SynthOptions], server: FailingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,8 @@ def _of_jsonl(path: Path) -> Iterator[str]:
             read = json.loads(line)
         except json.JSONDecodeError as error:
             raise MedcodeError(f"{path}, row {number}: not JSON ({error.msg}, column {error.colno})") from None
+        except (ValueError, RecursionError):
+            raise MedcodeError(f"{path}, row {number}: a number too long or brackets too deep") from None
         if not isinstance(read, dict) or not isinstance(read.get(FIELD), str):
             raise MedcodeError(f'{path}, row {number}: no text "{FIELD}"; each line is {{"{FIELD}": …}}')
         yield read[FIELD]

@@ -1,5 +1,6 @@
 """Where a stage's lines come from, and what is done to a narrative before anything looks at it."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +31,9 @@ def refuse_unusable_sources(settings: Mapping[int, ReasoningSettings]) -> None:
         MedcodeError: a file is not there, or a source is not one of the stage.
     """
     for stage, chosen in settings.items():
-        for name in chosen.sources:
+        for name, weight in chosen.sources.items():
+            if not math.isfinite(weight):
+                raise MedcodeError(f"reasoning.sources of stage {stage}: {name} has weight {weight}; give a number")
             if name in SYNTHETIC:
                 continue
             if name.startswith(MIMIC):

@@ -1,6 +1,7 @@
 """Reading JSONL files of the three stages: what cannot be read is named by its line, and nothing of it is quoted."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,14 @@ METADATA = raw()["_metadata"]
         (raw(_metadata=METADATA | {"code_type": "SNOMED"}), "unknown_code_type", "expected ICD10, CPT or HCPCS"),
         (raw(_metadata={"code_type": "ICD10", "code": "J20.9"}), "schema", "_metadata.code_valid: Field required"),
         (raw(messages=list(reversed(raw()["messages"]))), "schema", "roles are assistant, user, system"),
-        (raw(note="more"), "schema", "note: Extra inputs are not permitted"),
+        (raw(note="more"), "schema", "(another field): Extra inputs are not permitted"),
+        (raw(Zebrafish="more"), "schema", "(another field): Extra inputs are not permitted"),
+        (raw(_metadata=METADATA | {"code_vallid": 1}), "schema", "_metadata.code_vallid: Extra inputs"),
+        (written(COUGH)[:-1] + ', "_metadata": {}}', "not_json", "a field stands twice in one object"),
+        (raw(_metadata=METADATA | {"source": "\ud800"}), "not_json", "half of a character"),
+        (raw(_metadata=METADATA | {"\udc00": 1}), "not_json", "half of a character"),
         (json.loads(written(PREFERRED)), "schema", "looks like a line of stage 3"),
-        ('{"messages": "\\ud800"}', "schema", "messages"),
+        ('{"messages": "\\ud800"}', "not_json", "half of a character"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(line: Any, kind: str, says: str, tmp_path: Path) -> None:
@@ -98,3 +104,27 @@ def test_a_missing_file_and_an_unknown_stage_are_refused(tmp_path: Path) -> None
         list(read_lines(tmp_path / "none.jsonl", 1))
     with pytest.raises(MedcodeError, match="stage 4 is unknown; stages are 1, 2, 3"):
         list(read_lines(file_of(tmp_path, written(COUGH)), 4))
+
+
+def test_a_whole_character_beyond_the_first_65536_may_be_escaped(tmp_path: Path) -> None:
+    line = json.dumps(raw(_metadata=METADATA | {"source": "\U0001f600"}))
+    assert "\\ud83d" in line
+    ((_, read),) = read_lines(file_of(tmp_path, line), 1)
+    assert not isinstance(read, Problem)
+    assert read.metadata.source == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [((), "has no lines"), ((b" ",), "has no lines"), ((b"\xff\xfe{",), "line 1: byte 1 of the line is not UTF-8")],
+)
+def test_a_file_whose_stage_cannot_be_told_says_why(lines: tuple[bytes, ...], says: str, tmp_path: Path) -> None:
+    with pytest.raises(MedcodeError, match=says):
+        detect_stage(file_of(tmp_path, *lines))
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(MedcodeError, match="no file"):
+            detect_stage(path)

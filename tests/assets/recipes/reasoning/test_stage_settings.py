@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from medcode_assets.definitions import build_definitions
+from medcode_assets.pipeline import stage_resources
 from medcode_assets.reasoning_command import run_reasoning
 from medcode_assets.recipes.reasoning.dry_run import rehearse_stage
 from medcode_assets.recipes.reasoning.recipe import STAGES
@@ -20,6 +22,14 @@ def test_flags_count_for_all_stages_or_for_one() -> None:
     assert [settings.reasoning.stage for settings in found.values()] == [1, 2, 3]
 
 
+def test_the_machine_is_the_stages_own_and_not_that_of_other_recipes(tmp_path: Path) -> None:
+    stages = load_stage_settings(DEMO, {"compute.device": "cpu", "compute.memory_gb": 3.0, "warehouse.threads": 1})
+    found = build_definitions(tmp_path, stages=stages, resource_overrides=stage_resources(tmp_path, stages))
+    assert (found.resources["compute"].device, found.resources["compute"].memory_gb) == ("cpu", 3.0)
+    assert found.resources["warehouse"].threads == 1
+    assert found.resources["warehouse"].database == str(tmp_path / "warehouse")
+
+
 def test_the_full_run_has_the_base_and_the_volumes_of_the_issue() -> None:
     found = load_stage_settings(CONFIG)
     assert {settings.model.base for settings in found.values()} == {"HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -33,6 +43,7 @@ def test_the_full_run_has_the_base_and_the_volumes_of_the_issue() -> None:
     [
         ({"stage_2.lora.r": 4}, "lora.r differs"),
         ({"stage_3.model.base": "other"}, "model.base differs"),
+        ({"stage_3.compute.device": "cuda"}, "compute.device differs"),
         ({"reasoning.examples": 3}, "reasoning.examples"),
         ({"reasoning.sources": {"synthetic": -1.0}}, "weight of 'synthetic'"),
         ({"reasoning.colour": 3}, "colour"),

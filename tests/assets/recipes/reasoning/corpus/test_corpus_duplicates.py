@@ -88,3 +88,18 @@ def test_the_index_finds_what_comparing_all_pairs_finds(spans: list[tuple[int, i
         missed += len(expected) - len(actual)
     # A band is shared with a probability of 0.99 or more just at the threshold.
     assert missed <= max(1, 0.05 * pairs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Cou\u200bgh and f\u00adever for 38 days",
+        "\u200fcough and fever\ufeff for 38 days",
+        "Cough and fever for \uff13\uff18 days",
+        "\u202ecough\u2060 and fever\u00a0for 38 days",
+    ],
+)
+def test_what_nobody_sees_makes_no_other_text(text: str) -> None:
+    plain = "Cough and fever for 38 days"
+    assert normalised(text) == normalised(plain)
+    assert shingles(text) == shingles(plain)

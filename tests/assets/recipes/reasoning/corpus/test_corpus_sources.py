@@ -72,3 +72,10 @@ def test_what_the_stages_read(tmp_path: Path) -> None:
 def test_a_source_that_is_not_there_is_named(stage: int, changed: dict[str, object], message: str) -> None:
     with pytest.raises(MedcodeError, match=message):
         refuse_unusable_sources({stage: ReasoningSettings(stage=stage, **changed)})
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_is_a_number(weight: float) -> None:
+    settings = ReasoningSettings.model_construct(sources={"synthetic": weight}, cpt_descriptions=None)
+    with pytest.raises(MedcodeError, match="sources of stage 1: synthetic has weight"):
+        refuse_unusable_sources({1: settings})
