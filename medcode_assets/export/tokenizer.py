@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcode_serving.engines.transformers import load_tokenizer
 from medcode_serving.errors import MedcodeError
+from medcode_serving.reasoned import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -76,7 +77,9 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> GgufTokenizer:
     tokens = {index: token for token, index in spec["model"]["vocab"].items()}
     types = dict.fromkeys(tokens, int(TokenType.NORMAL))
     for added in spec["added_tokens"]:
-        control = added["special"] or _looks_special(added["content"])
+        # Tags and markers are part of the answer, and llama.cpp leaves control tokens out of what it writes.
+        shown = added["content"] in SPECIAL_TOKENS
+        control = not shown and (added["special"] or _looks_special(added["content"]))
         if not control and (added["lstrip"] or added["rstrip"] or added["single_word"]):
             raise MedcodeError(f"{file}: token {added['content']!r} takes spaces with it, which llama.cpp does not")
         tokens[added["id"]] = added["content"]

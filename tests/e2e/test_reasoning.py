@@ -60,7 +60,7 @@ def test_three_stages_end_in_a_bundle_that_serves_reasoning_apart_from_codes(rea
     assert bundle.manifest.base_model.added_tokens == SPECIAL_TOKENS
     assert bundle.manifest.prompt.answer == "reasoned"
     settings = load_inference_settings(**{"model.home": str(home), "model.recipes": ["reasoning"]})
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
         answer = client.post("/predict", json={"text": narrative, "threshold": 0}).json()
         (code,) = answer["codes"]
         assert code["system"] in ("icd10cm", "cpt", "hcpcs")

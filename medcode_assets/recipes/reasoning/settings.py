@@ -1,6 +1,7 @@
 """Section `reasoning` of config/reasoning-stage-{1,2,3}.yaml: what a stage's examples are made of."""
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,7 +54,7 @@ class ReasoningSettings(Section):
     @model_validator(mode="after")
     def _weights_count(self) -> Self:
         for source, weight in self.sources.items():
-            if weight <= 0:
+            if not 0 < weight < inf:
                 raise ValueError(f"sources: the weight of {source!r} is {weight}; give one above 0 or leave it out")
         return self
 
@@ -79,6 +80,9 @@ def load_stage_settings(folder: Path | None = None, flags: Mapping[str, Any] | N
         MedcodeError: a file is missing or wrong, names another stage, or the stages differ in what they must share.
     """
     folder = folder or (CONFIG if CONFIG.is_dir() else None)
+    for name in flags or {}:
+        if name.startswith("stage_") and not any(is_for(name, stage) for stage in STAGES):
+            raise MedcodeError(f"--set {name}: there is no such stage; choose one of {', '.join(map(str, STAGES))}")
     found = {stage: _load_stage(stage, folder, dict(flags or {})) for stage in STAGES}
     for section, field in SHARED:
         values = {stage: getattr(getattr(settings, section), field) for stage, settings in found.items()}

@@ -46,7 +46,9 @@ def test_the_full_run_has_the_base_and_the_volumes_of_the_issue() -> None:
         ({"stage_3.compute.device": "cuda"}, "compute.device differs"),
         ({"reasoning.examples": 3}, "reasoning.examples"),
         ({"reasoning.sources": {"synthetic": -1.0}}, "weight of 'synthetic'"),
+        ({"reasoning.sources": {"synthetic": float("nan")}}, "weight of 'synthetic'"),
         ({"reasoning.colour": 3}, "colour"),
+        ({"stage_9.lora.r": 3}, "no such stage"),
     ],
 )
 def test_a_wrong_setting_is_named(flags: dict[str, object], message: str) -> None:
