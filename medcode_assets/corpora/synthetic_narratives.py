@@ -48,7 +48,7 @@ class SyntheticNarrative:
     worse: tuple[tuple[str, ...], str, str, str | None]
     """Points, system, code and description of a worse answer."""
     worse_kind: str
-    """guess, wrong_code, wordy, distractor or borrowed: how the worse answer is worse (narratives.yaml)."""
+    """guess, wrong_code, wordy, distractor, borrowed or fabricated: how the worse answer is worse (narratives.yaml)."""
 
 
 def synthetic_narratives(seed: int, style: str = FULL) -> Iterator[SyntheticNarrative]:
@@ -259,7 +259,10 @@ def _worsen(
     if kind == "wordy":
         wordy = tuple(rng.sample(worse["wordy"], rng.randint(2, 4)))
         return kind, (wordy, subject.system, subject.code, subject.title)
-    if kind == "borrowed":
+    if kind == "fabricated" and (invented := _fabricated(case, points, body, templates, rng)):
+        return kind, (invented, subject.system, subject.code, subject.title)
+    if kind in ("borrowed", "fabricated"):
+        kind = "borrowed"
         return kind, (_borrowed(subject, templates, rng), subject.system, subject.code, subject.title)
     sibling = rng.choice(subject.siblings)
     if kind == "wrong_code":
@@ -276,3 +279,16 @@ def _borrowed(subject: Subject, templates: dict[str, Any], rng: random.Random) -
     evidence = rng.choice([*other.complaints[:most], *other.findings[:most]])
     conclusion = rng.choice(templates["kinds"][other.kind]["reasoning"])
     return _numbered(evidence, rng), _numbered(conclusion.format(name=rng.choice(other.names[:most])), rng)
+
+
+def _fabricated(
+    case: _Case, points: tuple[str, ...], body: str, templates: dict[str, Any], rng: random.Random
+) -> tuple[str, ...]:
+    """The reasoning with evidence that is usual for the subject and not of this narrative; empty if there is none."""
+    most = templates["phrases"]
+    usual = [_numbered(phrase, rng) for phrase in (*case.subject.complaints[:most], *case.subject.findings[:most])]
+    words = content_words(body)
+    missing = [phrase for phrase in usual if not is_supported(phrase, words)]
+    if len(missing) < len(points) - 1:
+        return ()
+    return (*rng.sample(missing, len(points) - 1), points[-1])
