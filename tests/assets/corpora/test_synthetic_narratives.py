@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 
 import pyarrow.parquet as pq
 import pytest
