@@ -45,10 +45,12 @@ class SyntheticNarrative:
     """Official title; None for CPT."""
     points: tuple[str, ...]
     """The reasoning: 1 to 3 quotations of the narrative and the conclusion. The narrative supports all of them."""
+    better: tuple[str, ...]
+    """The reasoning that stage 3 prefers: these points, their conclusion perhaps in other words."""
     worse: tuple[tuple[str, ...], str, str, str | None]
     """Points, system, code and description of a worse answer."""
     worse_kind: str
-    """guess, wrong_code, wordy, distractor, borrowed or fabricated: how the worse answer is worse (narratives.yaml)."""
+    """guess, wrong_code, wordy, distractor, borrowed, fabricated or asserted: how it is worse (narratives.yaml)."""
 
 
 def synthetic_narratives(seed: int, style: str = FULL) -> Iterator[SyntheticNarrative]:
@@ -65,8 +67,9 @@ def synthetic_narratives(seed: int, style: str = FULL) -> Iterator[SyntheticNarr
         text, used = _write(case, templates, rng)
         points = _reason(case, text, used, templates, rng)
         kind, worse = _worsen(case, points, used, templates, rng)
+        better = (*points[:-1], _concluded(case, "linked", templates, rng)) if kind == "asserted" else points
         subject = case.subject
-        yield SyntheticNarrative(text, subject.system, subject.code, subject.title, points, worse, kind)
+        yield SyntheticNarrative(text, subject.system, subject.code, subject.title, points, better, worse, kind)
 
 
 def synthetic_lines(stage: int, seed: int, style: str = FULL) -> Iterator[Line]:
@@ -89,7 +92,7 @@ def _line(stage: int, one: SyntheticNarrative) -> Line:
         answer = (one.points, one.system, one.code, one.description)
         return stage_2_line(one.narrative, *answer, quality=quality, source=SOURCE)
     points, system, code, description = one.worse
-    chosen = answer_text(one.points, code_line(one.system, one.code, one.description))
+    chosen = answer_text(one.better, code_line(one.system, one.code, one.description))
     rejected = answer_text(points, code_line(system, code, description))
     return stage_3_line(one.narrative, chosen, rejected, source=SOURCE)
 
@@ -259,6 +262,9 @@ def _worsen(
     if kind == "wordy":
         wordy = tuple(rng.sample(worse["wordy"], rng.randint(2, 4)))
         return kind, (wordy, subject.system, subject.code, subject.title)
+    if kind == "asserted" and case.named:
+        asserted = (*points[:-1], _concluded(case, "asserted", templates, rng))
+        return kind, (asserted, subject.system, subject.code, subject.title)
     if kind == "fabricated" and (invented := _fabricated(case, points, body, templates, rng)):
         return kind, (invented, subject.system, subject.code, subject.title)
     if kind in ("borrowed", "fabricated"):
@@ -292,3 +298,10 @@ def _fabricated(
     if len(missing) < len(points) - 1:
         return ()
     return (*rng.sample(missing, len(points) - 1), points[-1])
+
+
+def _concluded(case: _Case, way: str, templates: dict[str, Any], rng: random.Random) -> str:
+    """A named subject's conclusion: `linked` to the evidence, or `asserted`."""
+    own = templates["kinds"][case.subject.kind]
+    forms = [form for form in own["reasoning"] if (form in own["linked"]) == (way == "linked")]
+    return str(rng.choice(forms)).format(name=case.slots["name"])
