@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 TOKENIZER, CONFIG, WEIGHTS, INDEX = "tokenizer.json", "config.json", "model.safetensors", "model.safetensors.index.json"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+EMBEDDINGS: tuple[str, ...] = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 EMBEDDINGS += ("lm_head.weight", "embed_out.weight", "lm_head.bias")
 """Ends of the names of tensors that have a row a token."""
 FORMAT = 1
