@@ -68,7 +68,15 @@ GATES = {
     "stage_1_better": "Stage 1 finds the code more often than the untuned base.",
     "stage_2_better": "Stage 2 gives valid reasoning in over 90 % of its answers, and more often than stage 1.",
     "stage_3_better": "Stage 3 prefers the better answer more often than stage 2 does.",
+    "nothing_lost": "Stages 2 and 3 lose no more than 0.05 of accuracy and valid reasoning against the one before.",
 }
+GATES_OF = {
+    "stage_1_better": ("stage_1_above_untuned_base", "stage_1_above_frequency_prior"),
+    "stage_2_better": ("stage_2_reasons", "stage_2_above_stage_1"),
+    "stage_3_better": ("stage_3_prefers",),
+    "nothing_lost": ("stage_2_keeps_accuracy", "stage_3_keeps_accuracy", "stage_3_keeps_reasoning"),
+}
+"""The comparison's gates behind each check."""
 STAGE_SECTIONS = ("data", "lora", "training", "preference", "logging")
 
 
@@ -315,7 +323,7 @@ def comparison_asset(settings: Settings, sections: Mapping[str, BaseModel]) -> d
                     metadata={"reason": "; ".join(gate.reason for gate in gates) or "not measured"},
                 )
                 for name in GATES
-                for gates in [[gate for gate in found.gates if gate.name.startswith(name.removesuffix("_better"))]]
+                for gates in [[gate for gate in found.gates if gate.name in GATES_OF[name]]]
             ],
         )
 
