@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
+from medcode_assets.recipes.reasoning.assets import GATES_OF
 from medcode_assets.recipes.reasoning.comparison import read_comparison
 from medcode_serving.api.app import create_app
 from medcode_serving.bundle import bundle_versions, open_bundle
@@ -50,6 +51,7 @@ def test_three_stages_end_in_a_bundle_that_serves_reasoning_apart_from_codes(rea
     found = read_comparison(artifacts / "stages" / "comparison.json")
     assert [stage.name for stage in found.stages] == ["untuned_base", "frequency_prior", *STAGES]
     assert found.preferences is not None
+    assert {gate.name for gate in found.gates} == {gate for gates in GATES_OF.values() for gate in gates}
     narrative = json.loads((artifacts / "corpus" / "corpus" / "stage_2" / "test.jsonl").read_text().splitlines()[0])
     narrative = narrative["messages"][1]["content"]
     events = "".join(file.read_text(errors="ignore") for file in (home / "dagster").rglob("*.log"))
