@@ -8,7 +8,11 @@ import yaml
 
 from medcode_assets.config import GATES, Settings
 from medcode_assets.definitions import build_definitions
-from medcode_assets.launchpad import SECTIONS, launch_config, read, run_config
+from medcode_assets.launchpad import SECTIONS, launch_config, read, run_config, sections_of
+from medcode_assets.recipes.reasoning.assets import GATES as STAGE_GATES
+from medcode_assets.recipes.reasoning.assets import reasoning_config
+from medcode_assets.recipes.reasoning.inspecting import BLOCKING
+from medcode_assets.recipes.reasoning.settings import load_stage_settings
 from medcode_serving.errors import MedcodeError
 
 ROOT = Path(__file__).parents[2]
@@ -48,13 +52,16 @@ def test_every_asset_of_the_main_job_is_there(tmp_path: Path) -> None:
         *(f"raw/{table}" for table in RAW),
         *(f"mimic/{step}" for step in ("cohort", "facts", "splits")),
         *(f"icd/{step}" for step in RECIPE),
+        *(f"reasoning/{step}" for step in RECIPE if step != "search"),
+        *(f"reasoning/{step}" for step in ("corpus", "stage_1", "stage_2", "stage_3", "stages")),
     }
 
 
-def test_all_assets_share_the_partitions_of_mimic_versions(tmp_path: Path) -> None:
+def test_all_assets_share_the_partitions_of_mimic_versions_but_those_of_reasoning(tmp_path: Path) -> None:
     graph = build_definitions(tmp_path, Settings()).resolve_asset_graph()
     for key in graph.get_all_asset_keys():
-        assert graph.get(key).partitions_def == dg.DynamicPartitionsDefinition(name="mimic_versions")
+        name = "corpora" if key.path[0] == "reasoning" else "mimic_versions"
+        assert graph.get(key).partitions_def == dg.DynamicPartitionsDefinition(name=name)
 
 
 def test_correctness_checks_block_and_ambition_only_warns(tmp_path: Path) -> None:
@@ -74,13 +81,15 @@ def test_correctness_checks_block_and_ambition_only_warns(tmp_path: Path) -> Non
         "no_note_dropped",
         *GATES,
         "answers_like_the_merged_model",
+        *BLOCKING,
     }
+    assert set(STAGE_GATES) <= {name for name, blocks in blocking.items() if not blocks}
     assert {"expected_rows", "checksum", "duplicate_codes", "split_fractions"} <= set(blocking)
 
 
 def test_the_launchpad_has_every_setting_with_its_description() -> None:
     settings = Settings(lora={"r": 5})
-    config_class = launch_config("adapter", settings)
+    config_class = launch_config("adapter", sections_of("adapter", settings))
     lora = config_class.model_fields["lora"].annotation
     assert lora().r == 5
     assert {name: info.description for name, info in lora.model_fields.items()} == {
@@ -89,7 +98,7 @@ def test_the_launchpad_has_every_setting_with_its_description() -> None:
 
 
 def test_a_launchpad_value_out_of_bounds_is_refused() -> None:
-    config = launch_config("adapter", Settings())(lora={"r": 0})
+    config = launch_config("adapter", sections_of("adapter", Settings()))(lora={"r": 0})
     with pytest.raises(MedcodeError, match=r"setting lora\.r: Input should be greater than or equal to 1"):
         read(config, "lora", type(Settings().lora))
 
@@ -104,6 +113,18 @@ def test_run_config_fits_the_assets(tmp_path: Path) -> None:
     of_assets = {section for sections in SECTIONS.values() for section in sections}
     # The others are those of resources, of the sensor and the schedule, and of recipes whose objective is DPO.
     assert of_assets == set(Settings.model_fields) - {"warehouse", "compute", "automation", "preference"}
+
+
+def test_run_config_fits_the_stages_of_reasoning(tmp_path: Path) -> None:
+    stages = load_stage_settings(flags={"stage_2.lora.dropout": 0.25})
+    definitions = build_definitions(tmp_path, Settings(), stages)
+    graph = definitions.resolve_asset_graph()
+    keys = sorted(dg.AssetSelection.assets(["reasoning", "gguf"], ["reasoning", "stages"]).upstream().resolve(graph))
+    config = reasoning_config(keys, stages)
+    assert set(config["ops"]) == {"__".join(key.path) for key in keys}
+    assert config["ops"]["reasoning__stage_2"]["config"]["lora"]["dropout"] == 0.25
+    assert config["ops"]["reasoning__corpus"]["config"]["stage_3"]["examples"] == 40_000
+    assert dg.validate_run_config(definitions.resolve_job_def("reasoning"), config)
 
 
 def test_nothing_searches_by_itself(tmp_path: Path) -> None:

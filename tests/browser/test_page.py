@@ -237,6 +237,7 @@ def test_reasoning_stands_apart_from_the_codes(page: Page, api: StubApi) -> None
     predict(page, NOTE)
     shown = page.get_by_role("region", name="Reasoning")
     expect(shown).to_be_hidden()
+    page.get_by_role("button", name="Edit").click()
     api.changes = {"reasoning": "- cough for four days\n- chest film <b>clear</b>"}
     predict(page, NOTE)
     expect(shown.get_by_role("listitem")).to_have_text(["cough for four days", "chest film <b>clear</b>"])
