@@ -76,5 +76,6 @@ def test_what_is_unchanged_is_not_made_again(reasoning_job: Job) -> None:
     again = medcode("reasoning", "run", "--name", "few", *FEW, home=reasoning_job.home)
     assert again.returncode == 0, again.stderr
     for name in ("corpus", *STAGES, "stages", "evaluation", "bundle"):
-        (line,) = [line for line in again.stderr.splitlines() if line.split()[:1] == [f"reasoning/{name}"]]
-        assert "unchanged" in line, line
+        lines = [line for line in again.stderr.splitlines() if line.split()[:1] == [f"reasoning/{name}"]]
+        assert lines
+        assert all("unchanged" in line for line in lines), lines
