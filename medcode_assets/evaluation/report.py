@@ -211,7 +211,7 @@ def report_table(report: EvaluationReport) -> str:
         f"{report.validation_documents} validation documents. In brackets: 95 % intervals, {report.resamples} "
         "bootstrap samples of the test documents. Label space open where nothing else is said."
     )
-    return f"{introduction}\n\n{_markdown(rows)}"
+    return f"{introduction}\n\n{aligned_table(rows)}"
 
 
 def difference_table(differences: Sequence[Difference]) -> str:
@@ -221,10 +221,10 @@ def difference_table(differences: Sequence[Difference]) -> str:
         [row.name, row.label_space, f"{row.value:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_value:.3f}"]
         for row in differences
     ]
-    return _markdown(rows)
+    return aligned_table(rows)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows, the first of them headings, as a markdown table whose columns line up in a terminal, too."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]

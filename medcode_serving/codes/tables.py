@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medcode_serving.bundle import file_sha256
 from medcode_serving.codes.hierarchy import category
 from medcode_serving.codes.listed import ListedCode, read_code_list
 from medcode_serving.codes.systems import SYSTEMS, dotted, undotted
@@ -32,6 +33,11 @@ SHIPPED = ("icd10cm", "icd9cm", "icd9pcs")
 _CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LONGEST = 7
 """Characters of the longest code of any system, without its dot."""
+
+
+def tables_hash() -> dict[str, str]:
+    """Return the sha256 of each shipped table by its file's name."""
+    return {file.name: file_sha256(file) for file in sorted(FOLDER.iterdir()) if file.is_file()}
 
 
 @dataclass(frozen=True)

@@ -130,10 +130,8 @@ def pair_log_probabilities(
     ).to(torch.device(where))  # type: ignore[arg-type]
     model.eval()
     prompts = encode_prompts(tokenizer, prompt, [pair.narrative for pair in pairs], max_prompt_tokens)
-    answers = [
-        encode_completions(tokenizer, [text for pair in pairs for text in (pair.chosen, pair.rejected)])[place::2]
-        for place in (0, 1)
-    ]
+    texts = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
+    answers = [encode_completions(tokenizer, side) for side in texts]
     found = np.zeros((len(pairs), 2))
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         places = range(start, min(start + PAIRS_AT_ONCE, len(pairs)))

@@ -58,6 +58,7 @@ from medcode_assets.recipes.recipe import Stage
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.warehouse import fingerprint
 from medcode_serving.codes.tables import code_tables
 
 NAME = REASONING.name
@@ -351,7 +352,7 @@ def adapter_asset() -> dg.AssetsDefinition:
         base = chosen_base(home.artifact(NAME, partition, "base_model"), NAME)
         with warehouse.connect(context, read_only=True) as con:
             decoding = trained_limits(con, REASONING.for_base(base))
-        made_from = f"{stage['seal']}-{decoding.max_prompt_tokens}-{decoding.max_reasoning_tokens}"
+        made_from = fingerprint(stage=stage["seal"], decoding=decoding.model_dump())
         earlier = made(target)
         unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
         if not unchanged:

@@ -28,7 +28,7 @@ from medcode_assets.recipes.recipe import Stage
 from medcode_assets.warehouse import fingerprint, inputs
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import CODES, DecodingSettings
-from medcode_serving.codes.tables import code_tables
+from medcode_serving.codes.tables import code_tables, tables_hash
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.prompts import encode_completions
 from medcode_serving.reasoned import code_line
@@ -50,6 +50,7 @@ def comparison_fingerprint(
         stages=list(seals),
         max_documents=evaluation.max_documents,
         resamples=evaluation.resamples,
+        tables=tables_hash(),
         version=1,
     )
 

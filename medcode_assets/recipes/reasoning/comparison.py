@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medcode_assets.evaluation.bootstrap import estimate, interval, p_value, resample
 from medcode_assets.evaluation.ranking import document_means
+from medcode_assets.evaluation.report import aligned_table
 from medcode_assets.recipes.reasoning.measuring import AnswerMeasures, Rate
 from medcode_assets.recipes.reasoning.preferences import PreferenceChange, PreferenceMeasures, compare_preferences
 from medcode_serving.errors import MedcodeError
@@ -209,7 +210,7 @@ def comparison_table(comparison: Comparison) -> str:
         f"{comparison.narratives:,} narratives of the test split. In brackets: 95 % intervals, bootstrap over "
         "narratives (over pairs for win rates)."
     )
-    return "\n\n".join([introduction, _markdown(rows), *([_markdown(gates)] if comparison.gates else [])])
+    return "\n\n".join([introduction, aligned_table(rows), *([aligned_table(gates)] if comparison.gates else [])])
 
 
 Report = TypeVar("Report", StageResult, Comparison)
@@ -351,13 +352,6 @@ def _value(comparison: Comparison, name: StageName, measure: str) -> str:
 
 def _shown(rate: Rate | None) -> str:
     return f"{rate.value:.3f} ({rate.low:.3f}–{rate.high:.3f})" if rate else "–"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the first of them headings, as a markdown table whose columns line up in a terminal, too."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]
-    return "\n".join([lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]])
 
 
 def _refuse_mixture(stages: Sequence[StageResult]) -> None:

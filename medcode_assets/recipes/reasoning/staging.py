@@ -54,8 +54,9 @@ def stage_fingerprint(
         training={**training.model_dump(exclude=NOT_IN_FINGERPRINT), "mode": effective_mode(training)},
         preference=settings.preference.model_dump() if stage.objective == "dpo" else None,
         max_prompt_tokens=settings.data.max_prompt_tokens,
+        sections=sections_hash(),
         before=before,
-        version=1,
+        version=2,
     )
 
 

@@ -35,8 +35,7 @@ from medcode_assets.recipes.reasoning.formats import Stage1Line
 from medcode_assets.recipes.reasoning.settings import ReasoningSettings
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.bundle import file_sha256
-from medcode_serving.codes.tables import FOLDER as CODE_TABLES
-from medcode_serving.codes.tables import CodeTables
+from medcode_serving.codes.tables import CodeTables, tables_hash
 from medcode_serving.errors import MedcodeError
 
 VERSION = 2
@@ -112,7 +111,7 @@ def corpus_fingerprint(settings: Mapping[int, ReasoningSettings], *, mimic: Call
         settings={stage: chosen.model_dump() for stage, chosen in settings.items()},
         files={str(file): file_sha256(file) for file in source_files(settings)},
         generator={file.name: file_sha256(file) for file in _generator_files()},
-        tables={file.name: file_sha256(file) for file in sorted(CODE_TABLES.iterdir()) if file.is_file()},
+        tables=tables_hash(),
         mimic={name: mimic(name) for name in versions if mimic},
     )
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medcode_assets.recipes.reasoning.comparison import (
+    STAGE_TITLES,
     GateLimits,
     StageResult,
     compare,
@@ -260,4 +261,7 @@ def test_the_page():
 
 @pytest.mark.parametrize("given", [1, 2, 3, 4, 5])
 def test_a_page_of_some_stages(given):
-    Page(comparison_page(compare(stages()[:given], resamples=20), title="Stages"))
+    chosen = stages()[:given]
+    page = comparison_page(compare(chosen, resamples=20), title="Stages")
+    Page(page)
+    assert all(STAGE_TITLES[stage.name] in page for stage in chosen)
