@@ -1,4 +1,4 @@
-"""The partitions of the graph: one a registered MIMIC version, or one a corpus of narratives."""
+"""The partitions of the graph: one a registered MIMIC version, a corpus of narratives, or a set of questions."""
 
 import warnings
 
@@ -9,6 +9,15 @@ MIMIC_VERSIONS = dg.DynamicPartitionsDefinition(name="mimic_versions")
 
 CORPORA = dg.DynamicPartitionsDefinition(name="corpora")
 """Keys are the names under which `medcode reasoning run` makes corpora of narratives."""
+
+CONVERSATIONS = dg.DynamicPartitionsDefinition(name="conversations")
+"""Keys are the names under which `medcode consult run` makes sets of doctors' answers."""
+
+QUESTIONS = dg.DynamicPartitionsDefinition(name="questions")
+"""Keys are the names under which `medcode medqa run` makes sets of exam questions."""
+
+ITERATIONS = dg.DynamicPartitionsDefinition(name="specialty_iterations")
+"""Keys are `<name>-<two digits>`: the iterations of a progressive training (`medcode specialty next`)."""
 
 
 def check_each_version(

@@ -31,9 +31,10 @@ from medcode_serving.calibration import Calibration
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
-SCHEMA_VERSION = 3
-READABLE = (1, 2, 3)
-"""Version 1 has no calibration and no baselines, version 2 no reasoning and no added tokens."""
+SCHEMA_VERSION = 4
+READABLE = (1, 2, 3, 4)
+"""Version 1 has no calibration and no baselines, version 2 no reasoning and no added tokens, version 3 no answers in
+words."""
 MANIFEST = "bundle.json"
 ADAPTER = "adapter"
 CODES = "codes.parquet"
@@ -64,6 +65,7 @@ class DecodingSettings(_Frozen):
     max_prompt_tokens: int = Field(default=1024, ge=16, description="Longer notes are shortened, and it is said.")
     max_codes: int = Field(default=32, ge=1, description="Codes that one answer holds at most.")
     max_reasoning_tokens: int = Field(default=0, ge=0, description="Tokens of the reasoning before them at most.")
+    max_answer_tokens: int = Field(default=0, ge=0, description="Tokens of an answer in words at most.")
     sections: str = Field(
         default="", description="sha256 of the list of sections by which training cut long notes; empty: not recorded."
     )
@@ -76,7 +78,9 @@ class Metric(_Frozen):
     value: float
     engine: str = Field(description="What predicted: adapter, untuned_base, linear, frequency_prior.")
     split: str = Field(description="train, validation or test")
-    label_space: str = Field(description="closed, open or caml, as defined in medcode_assets/evaluation/metrics.py")
+    label_space: str = Field(
+        description="closed, open or caml, as defined in medcode_assets/evaluation/metrics.py; words: of texts."
+    )
     level: str = Field(default="code", description="What counts as the same: the code, its category or its chapter.")
     group: str = Field(default="all", description="Codes it is over: all, or a group's name, as system:icd10cm.")
     low: float | None = Field(default=None, description="Lower end of the 95 % bootstrap interval over documents.")

@@ -2,19 +2,19 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medcode_serving.errors import MedcodeError
-from medcode_serving.prompts import PromptTemplate
+from medcode_serving.prompts import AnswerForm, PromptTemplate
 from medcode_serving.reasoned import THINK
 
 NOTE = "{note}"
-PLAIN = ("{system}\n\nNarrative: {note}", "\n\nAnswer:\n")
+PLAIN = ("{system}\n\n{asked}: {note}", "\n\nAnswer:\n")
 """The words around a note where a base model has no chat template."""
 
 
 @lru_cache(maxsize=8)
-def chat_prompt(model: Path, system: str, answer: Literal["line", "reasoned"]) -> PromptTemplate:
+def chat_prompt(model: Path, system: str, answer: AnswerForm) -> PromptTemplate:
     """Return the prompt that gives a model a system message and a note, in the model's own chat template.
 
     Args:
@@ -30,10 +30,11 @@ def chat_prompt(model: Path, system: str, answer: Literal["line", "reasoned"]) -
     tokenizer: Any = load_tokenizer(model)
     if not tokenizer.chat_template:
         instruction, header = PLAIN
+        asked = "Question" if answer == "words" else "Narrative"
         # A chat template writes it out; here, nothing else would.
         opening = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
         return PromptTemplate(
-            instruction=opening + instruction.replace("{system}", system),
+            instruction=opening + instruction.replace("{system}", system).replace("{asked}", asked),
             answer_header=header,
             markup=True,
             answer=answer,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
+AnswerForm = Literal["codes", "line", "reasoned", "words"]
 SEPARATOR = ", "
 LONGEST_WORD = 40
 """A cut goes back by at most so many characters to the end of a word."""
@@ -47,10 +48,10 @@ class PromptTemplate(BaseModel):
         description="What these words spell out of the tokenizer's special tokens is one, as in chat templates; what "
         "a note spells out is text in any case.",
     )
-    answer: Literal["codes", "line", "reasoned"] = Field(
+    answer: AnswerForm = Field(
         default="codes",
         description="codes: a list; line: one code in a line of its own; reasoned: the same behind the reasoning "
-        "(medcode_serving/reasoned.py).",
+        "(medcode_serving/reasoned.py); words: free text.",
     )
     messages: tuple[tuple[str, str], ...] = Field(
         default=(),

@@ -1,6 +1,6 @@
 """What a recipe says: where its examples come from and how its prompt looks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -12,10 +12,13 @@ from medcode_assets.warehouse import Built
 from medcode_serving.base_models import LocalModel
 from medcode_serving.bundle import DataVersion
 from medcode_serving.chat import chat_prompt
-from medcode_serving.prompts import PromptTemplate
+from medcode_serving.prompts import AnswerForm, PromptTemplate
 
 if TYPE_CHECKING:
     import duckdb
+
+    from medcode_assets.recipes.words.answers import Answered
+    from medcode_assets.recipes.words.questions import Asked
 
 
 class BuildExamples(Protocol):
@@ -48,7 +51,7 @@ class Chat:
 
     system: str
     """The system message; the note is the user's."""
-    answer: Literal["line", "reasoned"]
+    answer: AnswerForm
     """How the completion looks (`PromptTemplate.answer`)."""
 
 
@@ -65,6 +68,25 @@ class Stage:
     def name(self) -> str:
         """Name of its asset."""
         return f"stage_{self.number}"
+
+
+class ScoreAnswers(Protocol):
+    """Scores answers in words by a recipe's own measures."""
+
+    def __call__(self, asked: "Sequence[Asked]", answers: "Sequence[Answered]") -> Mapping[str, Sequence[float]]:
+        """Return each measure's score of each answer, a finite number, in the order given; more is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a recipe's answers in words are measured."""
+
+    score: ScoreAnswers
+    measures: Mapping[str, str]
+    """What `score` returns, by name: a sentence for people."""
+    headline: str
+    """The measure, or text metric that is a mean, by which the adapter must be better than the untuned base."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,8 @@ class Recipe:
     """Special tokens that the base model's tokenizer gets; their embeddings are trained with the adapter."""
     stages: tuple[Stage, ...] = ()
     """Trainings one after the other; none: one, of the recipe's tokens."""
+    words: Words | None = None
+    """Of a recipe that answers in words; None: it answers with codes."""
 
     def for_base(self, base: LocalModel) -> "Recipe":
         """Return the recipe with the prompt that belongs to a base model."""

@@ -23,6 +23,22 @@ def never() -> bool:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """How an answer in words is to be written."""
+
+    max_tokens: int | None = None
+    """Tokens at most; None: the engine's own limit, which no request can exceed."""
+    temperature: float = 0.0
+    """0: always the likeliest token; above, tokens are drawn from probabilities that it flattens."""
+    seed: int | None = None
+    """Of the draws; None: another one each time."""
+    length_penalty: float = 0.0
+    """Added to the end's logit for each token written: the longer an answer, the likelier it ends. In nats a token."""
+    max_sentences: int | None = None
+    """The answer ends with this sentence."""
+
+
+@dataclass(frozen=True)
 class NoteOptions:
     """How one note is to be answered."""
 
@@ -31,6 +47,8 @@ class NoteOptions:
     constrained: bool = True
     """False: a language model writes freely and its text is parsed."""
     long_notes: LongNotes = "shorten"
+    writing: Writing = Writing()
+    """Of engines that answer in words."""
     ended: Callable[[], bool] = never
     """Is asked between steps, from the engine's thread; from True on, the note is given up (client gone, deadline)."""
 
@@ -54,6 +72,19 @@ class ScoredCode:
 
 
 @dataclass(frozen=True)
+class WrittenAnswer:
+    """An answer in words."""
+
+    text: str
+    tokens: int
+    """That it took, without the end."""
+    confidence: float | None
+    """Geometric mean of its tokens' probabilities, the end's included, in [0, 1]; None where a server tells none."""
+    cut: bool = False
+    """It reached the limit of tokens before its end."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The codes of one note, in the engine's order, each once; no threshold applied yet."""
 
@@ -68,6 +99,8 @@ class Prediction:
     """Pieces in which the note was read."""
     reasoning: str | None = None
     """What the model wrote before the codes, a point a line; of several windows, that of the surest code."""
+    written: WrittenAnswer | None = None
+    """What an engine answers that writes words; it has no codes."""
     outcome: Outcome = "complete"
     """ended: given up because its options said so; too_long: not answered, for `long_notes` is `refuse`. Both without
     codes."""

@@ -54,7 +54,7 @@ def test_a_gguf_may_be_added(make_bundle, tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(make_bundle, tmp_path: Path) -> None:
     path = make_bundle(tmp_path).path
     manifest = json.loads((path / "bundle.json").read_text())
-    (path / "bundle.json").write_text(json.dumps(manifest | {"schema_version": 4}))
+    (path / "bundle.json").write_text(json.dumps(manifest | {"schema_version": 5}))
     with pytest.raises(MedcodeError, match="schema_version"):
         open_bundle(path)
     (path / "bundle.json").write_text(json.dumps(manifest | {"threshold": 7}))

@@ -1,0 +1,1 @@
+"""What recipes share that answer in words: their questions as tables, answers, measures, and the chain of assets."""
