@@ -152,6 +152,11 @@ class BundleManifest(_Frozen):
     provenance: Provenance
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file, by relative path.")
 
+    @property
+    def answers_in_words(self) -> bool:
+        """Whether it answers questions in words, and has no codes."""
+        return self.prompt.answer == "words"
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 BASELINES = ("linear", "untuned_base", "frequency_prior")
 """Engines with a threshold and a calibration of their own in the bundle."""
+WORD_ENGINES = ("transformers", "untuned_base")
+"""Engines that can answer in words."""
 
 
 class SharedBases:
@@ -41,8 +43,8 @@ class SharedBases:
         Raises:
             MedcodeError: it cannot be loaded.
         """
+        from medcode_serving.engines.adapted import default_dtype
         from medcode_serving.engines.shared_base import SharedBase
-        from medcode_serving.engines.transformers import default_dtype
 
         with self._lock:
             key = (base.path, base.revision)
@@ -81,6 +83,9 @@ def load_engine(
             lacks the baseline or the file.
     """
     chosen = settings.model.engine
+    manifest = bundle.manifest
+    if manifest.answers_in_words:
+        return _load_words(bundle, settings, cache, shared_bases)
     if chosen in BASELINES and chosen not in bundle.manifest.baselines:
         raise MedcodeError(
             f"bundle {bundle.manifest.version} was not measured beside {chosen}; publish it anew: medcode run"
@@ -90,7 +95,6 @@ def load_engine(
 
         return LinearEngine.load(bundle.linear)
     vocabulary = _vocabulary(bundle, settings)
-    manifest = bundle.manifest
     if chosen == "frequency_prior":
         return FrequencyPriorEngine(vocabulary, manifest.data.train_documents)
     decoding = manifest.decoding
@@ -124,19 +128,9 @@ def load_engine(
             trie_folders=trie_folders,
         )
 
-    from medcode_serving.engines.shared_base import can_share
     from medcode_serving.engines.transformers import TransformersEngine
 
-    base = resolve_base_model(
-        manifest.base_model.id,
-        cache,
-        revision=manifest.base_model.revision,
-        added_tokens=manifest.base_model.added_tokens,
-    )
-    adapter = None if chosen == "untuned_base" else bundle.adapter
-    shared = None
-    if shared_bases is not None and adapter is not None and can_share(adapter):  # not qlora's rounded base, not full
-        shared = shared_bases.get(base, settings.device)
+    base, adapter, shared = _weights(bundle, settings, cache, shared_bases)
     return TransformersEngine(
         chosen,
         base.path,
@@ -150,6 +144,45 @@ def load_engine(
         shared=shared,
         trie_folders=trie_folders,
     )
+
+
+def _load_words(bundle: Bundle, settings: "InferenceSettings", cache: Path, shared_bases: SharedBases | None) -> Engine:
+    """Build the engine of a bundle that answers in words."""
+    from medcode_serving.engines.words import WordsEngine
+
+    manifest = bundle.manifest
+    if settings.model.engine not in WORD_ENGINES:
+        raise MedcodeError(
+            f"recipe {manifest.recipe!r} answers in words, which engine {settings.model.engine} does not; "
+            f"set model.engine to {' or '.join(WORD_ENGINES)}"
+        )
+    base, adapter, shared = _weights(bundle, settings, cache, shared_bases)
+    return WordsEngine(
+        settings.model.engine,
+        base.path,
+        adapter,
+        manifest.prompt,
+        manifest.decoding,
+        device=settings.device,
+        batch_size=settings.generation.batch_size,
+        base_revision=base.revision,
+        shared=shared,
+    )
+
+
+def _weights(
+    bundle: Bundle, settings: "InferenceSettings", cache: Path, shared_bases: SharedBases | None
+) -> "tuple[LocalModel, Path | None, SharedBase | None]":
+    """Return a bundle's base model, the adapter that goes over it, and the base in memory if that can be shared."""
+    from medcode_serving.engines.shared_base import can_share
+
+    named = bundle.manifest.base_model
+    base = resolve_base_model(named.id, cache, revision=named.revision, added_tokens=named.added_tokens)
+    if settings.model.engine == "untuned_base":
+        return base, None, None
+    if shared_bases is not None and can_share(bundle.adapter):  # not qlora's rounded base, not full
+        return base, bundle.adapter, shared_bases.get(base, settings.device)
+    return base, bundle.adapter, None
 
 
 def gguf_file(bundle: Bundle, quantization: str | None) -> Path:

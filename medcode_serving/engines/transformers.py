@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medcode_serving.adapters import load_adapted_model
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.decoding import GreedyAnswers, given_answer
-from medcode_serving.device import resolve_device
+from medcode_serving.engines.adapted import AdaptedModel
 from medcode_serving.engines.generation import (
     ConstrainedWriter,
     FreeWriter,
     SharedPrefix,
     Writer,
     generate,
+    shared_prefix,
 )
 from medcode_serving.engines.protocol import NoteOptions, Prediction
 from medcode_serving.engines.reading import NoteReader, Piece, Thought
@@ -32,16 +32,9 @@ from medcode_serving.prompts import FramedTokenizer, PromptTemplate, encode_prom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from medcode_serving.engines.shared_base import SharedBase
-
-SHORTEST_PREFIX = 16
-"""Tokens that all prompts must begin with for their keys and values to be kept.
-
-With 19, notes of 20 words took 0.90 of the CPU time, with 60 they took 0.72; longer notes gain less, none lost.
-"""
-
 
 FREE = NoteOptions(constrained=False)
 
@@ -89,56 +82,28 @@ class TransformersEngine:
         Raises:
             MedcodeError: model, adapter, tokenizer, device and limits do not fit together, or are not to be had.
         """
-        import torch
-
         self.name = name
-        self.device = resolve_device(device)
         self.batch_size = batch_size
         self._reader = NoteReader(load_tokenizer(model_path), vocabulary, prompt, decoding, trie_folders)
-        self._shared = shared if adapter is not None else None
-        self._own: PreTrainedModel | None = None
-        if shared is not None and adapter is not None:
-            self._weights = shared.add(adapter)
-        else:
-            precision = dtype or default_dtype(self.device)
-            own = load_adapted_model(
-                model_path, adapter, dtype=precision, merge=precision == "float32", base_revision=base_revision
-            )
-            self._own = own.to(torch.device(self.device)).eval()  # type: ignore[arg-type]
+        self._adapted = AdaptedModel(
+            name, model_path, adapter, device=device, dtype=dtype, base_revision=base_revision, shared=shared
+        )
+        self.device = self._adapted.device
         try:
-            self._max_answer_tokens = self._reader.answer_tokens(self._context())
+            self._max_answer_tokens = self._reader.answer_tokens(self._adapted.context)
         except MedcodeError:
             self.close()
             raise
 
-    def _context(self) -> int | None:
-        """Return how many tokens prompt and answer may have together, if the model says."""
-        context: int | None = getattr(self._model().config, "max_position_embeddings", None)
-        return context
-
-    def _model(self) -> Any:
-        """Return the model; to be asked for anew before each batch."""
-        if self._shared is not None:
-            return self._shared.activate(self._weights)
-        if self._own is None:
-            raise MedcodeError(f"engine {self.name} was closed; load it anew")
-        return self._own
-
     def close(self) -> None:
         """Give up the model; the base model only if it is not shared."""
-        if self._shared is not None:
-            self._shared.remove(self._weights)
-        self._shared = self._own = None
+        self._adapted.close()
         self.__dict__.pop("_prefix", None)
 
     @cached_property
     def _prefix(self) -> SharedPrefix | None:
         """What all prompts begin with, if it is long enough to be kept. It belongs to this engine's weights alone."""
-        framed = FramedTokenizer(self._reader.tokenizer, self._reader.prompt)
-        one, other = (encoding.ids for encoding in framed.encode(["Patient", "1"]))
-        pairs = zip(one, other, strict=False)
-        length = next((place for place, (left, right) in enumerate(pairs) if left != right), 0)
-        return SharedPrefix(one[:length]) if length >= SHORTEST_PREFIX else None
+        return shared_prefix(FramedTokenizer(self._reader.tokenizer, self._reader.prompt))
 
     def predict(
         self,
@@ -214,12 +179,11 @@ class TransformersEngine:
     @cached_property
     def _ends(self) -> set[int]:
         """The tokens that end a free answer; an untuned model may end a turn instead of the text."""
-        told = self._model().generation_config.eos_token_id
-        return {self._reader.trie.end, *([told] if isinstance(told, int) else told or [])}
+        return self._adapted.ends(self._reader.trie.end)
 
     def _generate(self, batch: Sequence[Piece], writer: Writer) -> list[bool]:
         return generate(
-            self._model(),
+            self._adapted.get(),
             [piece.prompt for piece in batch],
             writer,
             pad=self._reader.tokenizer.pad_token_id,
@@ -248,12 +212,12 @@ class TransformersEngine:
             raise ValueError(f"{len(codes) - len(wanted)} of {len(codes)} codes are not in the vocabulary")
         most = max(reader.decoding.max_codes, len(codes))
         answer = given_answer(reader.trie, wanted, max_codes=most, max_tokens=most * (reader.trie.longest + 1))
-        limit, context = reader.decoding.max_prompt_tokens, self._context()
+        limit, context = reader.decoding.max_prompt_tokens, self._adapted.context
         if context is not None:
             limit = min(limit, context - len(answer.tokens))
         prompts = [found.input_ids for found in encode_prompts(reader.tokenizer, reader.prompt, list(notes), limit)]
         return log_confidences(
-            self._model,
+            self._adapted.get,
             prompts,
             answer,
             pad=reader.tokenizer.pad_token_id,
@@ -280,11 +244,6 @@ def in_batches(pieces: Sequence[Piece], batch_size: int) -> Iterator[list[Piece]
         batch.append(piece)
     if batch:
         yield batch
-
-
-def default_dtype(device: str) -> str:
-    """Return the precision that models answer in on a device."""
-    return "bfloat16" if device == "cuda" else "float32"
 
 
 def load_tokenizer(model_path: Path) -> "PreTrainedTokenizerBase":

@@ -15,9 +15,10 @@ from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.decoding import parse_answer
 from medcode_serving.device import resolve_device
 from medcode_serving.engines.baseline import FrequencyPriorEngine
+from medcode_serving.engines.generation import SHORTEST_PREFIX
 from medcode_serving.engines.protocol import NoteOptions
 from medcode_serving.engines.shared_base import SharedBase
-from medcode_serving.engines.transformers import SHORTEST_PREFIX, TransformersEngine
+from medcode_serving.engines.transformers import TransformersEngine
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 from medcode_serving.windows import split_windows
@@ -175,7 +176,7 @@ def test_a_note_that_is_given_up_ends_alone(base_model, adapter, vocabulary, con
 
 def test_what_nobody_waits_for_is_not_computed(base_model, vocabulary) -> None:
     engine = make_engine(base_model, None, vocabulary)
-    engine._own.forward = None  # whoever calls it fails
+    engine._adapted.get().forward = None  # whoever calls it fails
     over = NoteOptions(ended=lambda: True)
     assert {answer.outcome for answer in engine.predict(NOTES, options=[over] * 5)} == {"ended"}
     refused = engine.predict([LONG], options=[NoteOptions(long_notes="refuse")])
@@ -190,9 +191,9 @@ def test_a_free_answer_is_parsed(base_model, adapter, vocabulary) -> None:
     found = engine.predict(NOTES, options=[NoteOptions(constrained=False)] * len(NOTES))
     for note, prediction in zip(NOTES, found, strict=True):
         ids = torch.tensor([engine._reader.tokenizer(PromptTemplate().render(note))["input_ids"]])
-        out = engine._own.generate(ids, max_new_tokens=engine._max_answer_tokens, do_sample=False, pad_token_id=0)[
-            0, ids.shape[1] :
-        ]
+        out = engine._adapted.get().generate(
+            ids, max_new_tokens=engine._max_answer_tokens, do_sample=False, pad_token_id=0
+        )[0, ids.shape[1] :]
         cut = bool(out[-1] != 0)
         parsed = parse_answer(engine._reader.tokenizer.decode(out if cut else out[:-1]), vocabulary, cut=cut)
         assert codes_of([prediction]) == [[vocabulary.codes[mention.index].code for mention in parsed.mentions[:4]]]
@@ -208,7 +209,9 @@ def test_the_probability_of_a_free_answer_is_that_of_its_tokens(base_model, voca
     logits = torch.zeros(len(script), len(engine._reader.tokenizer))
     logits[range(len(script)), script] = 5.0
     steps = iter(logits)
-    hook = engine._own.lm_head.register_forward_hook(lambda module, inputs, output: next(steps).expand_as(output))
+    hook = engine._adapted.get().lm_head.register_forward_hook(
+        lambda module, inputs, output: next(steps).expand_as(output)
+    )
     (answer,) = engine.predict(["Fever."], options=[NoteOptions(constrained=False)])
     hook.remove()
     token = math.exp(5) / (math.exp(5) + len(engine._reader.tokenizer) - 1)
