@@ -55,7 +55,7 @@ def answers_fingerprint(
         adapter=adapter,
         examples=examples_made(con, recipe.name),
         prompt=recipe.prompt.model_dump(),
-        decoding=decoding.model_dump(),
+        decoding=decoding.model_dump(exclude={"max_answer_tokens"}),
         max_documents=evaluation.max_documents,
         version=2,
     )

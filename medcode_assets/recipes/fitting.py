@@ -85,17 +85,18 @@ def _weights_hash(adapter: str | None) -> str | None:
 def trained_limits(con: "duckdb.DuckDBPyConnection", recipe: Recipe) -> DecodingSettings:
     """Return the limits that an adapter is trained with, which evaluation and serving keep.
 
-    Prompts as long as the tokens' limit, answers with as many codes as training's longest, reasoning with as many
-    tokens.
+    Prompts as long as the tokens' limit, answers with as many codes as training's longest; reasoning, and answers in
+    words, with as many tokens.
     """
     name = recipe.name
     prompt = one_value(con, f"SELECT max_prompt_tokens FROM {name}.token_limits")
     codes = one_value(con, f"SELECT max(len(answer)) FROM {name}.examples WHERE split = 'train'")
-    reasons = recipe.prompt.answer == "reasoned"
+    longest = {recipe.prompt.answer: longest_completion(con, name)}
     return DecodingSettings(
         max_prompt_tokens=prompt,
         max_codes=max(1, codes or 0),
-        max_reasoning_tokens=longest_completion(con, name) if reasons else 0,
+        max_reasoning_tokens=longest.get("reasoned", 0),
+        max_answer_tokens=longest.get("words", 0),
         sections=sections_hash(),
     )
 

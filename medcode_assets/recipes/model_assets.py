@@ -100,7 +100,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     write_training_data(con, recipe.name, folder, training.metric_documents)
                     decoding = trained_limits(con, recipe)
             if not unchanged:
-                most = decoding.max_codes if training.metric_documents else 0
+                most = decoding.max_codes if training.metric_documents and recipe.words is None else 0
                 job = training_job(recipe.name, base, made_from, compute.settings, lora, training, logging, most)
                 fit_adapter(
                     job,

@@ -74,16 +74,22 @@ class WordsEngine:
         limit, wanted = self._decoding.max_prompt_tokens, self._decoding.max_answer_tokens
         if self._framed.fixed_tokens >= limit:
             raise MedcodeError(f"max_prompt_tokens {limit} leaves no room for a question; raise it")
-        context = self._adapted.context
-        room = wanted if context is None else min(wanted, context - limit)
+        room = wanted if self.context is None else min(wanted, self.context - limit)
         if room < 1:
-            raise MedcodeError(f"max_prompt_tokens {limit} leaves no room for an answer in {context} tokens; lower it")
+            raise MedcodeError(
+                f"max_prompt_tokens {limit} leaves no room for an answer in {self.context} tokens; lower it"
+            )
         return room
 
     @property
     def model(self) -> Any:
         """The transformers model, in evaluation mode. Raises MedcodeError once the engine is closed."""
         return self._adapted.get()
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens prompt and answer may have together, if the model says."""
+        return self._adapted.context
 
     def close(self) -> None:
         """Give up the model; the base model only if it is not shared."""

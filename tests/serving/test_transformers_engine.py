@@ -280,7 +280,7 @@ def test_given_codes_are_scored_as_written_ones_are(base_model, adapter, vocabul
 def test_a_closed_engine_holds_no_model(base_model, adapter, vocabulary) -> None:
     engine = make_engine(base_model, adapter, vocabulary)
     engine.predict(NOTES)
-    model = weakref.ref(engine._own)
+    model = weakref.ref(engine._adapted.get())
     engine.close()
     gc.collect()
     assert model() is None

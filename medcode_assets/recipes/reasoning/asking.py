@@ -120,7 +120,8 @@ def pair_log_probabilities(
 
     from medcode_assets.training.objectives.dpo import answer_log_probabilities
     from medcode_assets.training.objectives.rows import padded_row
-    from medcode_serving.engines.transformers import default_dtype, load_tokenizer
+    from medcode_serving.engines.adapted import default_dtype
+    from medcode_serving.engines.transformers import load_tokenizer
 
     tokenizer = load_tokenizer(base.path)
     prompt = stage_prompt(stage, base)

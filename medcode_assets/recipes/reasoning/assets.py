@@ -352,7 +352,7 @@ def adapter_asset() -> dg.AssetsDefinition:
         base = chosen_base(home.artifact(NAME, partition, "base_model"), NAME)
         with warehouse.connect(context, read_only=True) as con:
             decoding = trained_limits(con, REASONING.for_base(base))
-        made_from = fingerprint(stage=stage["seal"], decoding=decoding.model_dump())
+        made_from = fingerprint(stage=stage["seal"], decoding=decoding.model_dump(exclude={"max_answer_tokens"}))
         earlier = made(target)
         unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
         if not unchanged:

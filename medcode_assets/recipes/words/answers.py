@@ -1,7 +1,8 @@
 """What models answered to the questions of a split: files that measures, reports and pictures are made from.
 
 `answers/<engine>.parquet` in an artifact, a row a question in order of `example_id`: example_id, subject, question,
-references, options, correct, and the answer: text, tokens, confidence, cut, option_log_probabilities.
+references, options, correct, and the answer: text, tokens, confidence, cut, option_log_probabilities,
+reference_log_probability, reference_tokens.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ class Answered:
     """It was broken off at the limit."""
     option_log_probabilities: tuple[float, ...] = ()
     """Of each option as the completion, in nats, summed over its tokens; none without options."""
+    reference_log_probability: float = 0.0
+    """Of the first reference as the completion, in nats, summed over its tokens, its end counted."""
+    reference_tokens: int = 0
+    """Tokens of that."""
 
 
 def answers_file(folder: Path, engine: str) -> Path:
@@ -68,6 +73,8 @@ def answers_table(asked: Sequence[Asked], answers: Sequence[Answered]) -> "pa.Ta
             "confidence": pa.array([one.confidence for one in answers], pa.float64()),
             "cut": pa.array([one.cut for one in answers], pa.bool_()),
             "option_log_probabilities": pa.array([list(one.option_log_probabilities) for one in answers], numbers),
+            "reference_log_probability": pa.array([one.reference_log_probability for one in answers], pa.float64()),
+            "reference_tokens": pa.array([one.reference_tokens for one in answers], pa.int32()),
         }
     )
 
@@ -89,7 +96,15 @@ def read_word_answers(file: Path) -> tuple[list[Asked], list[Answered]]:
         for row in rows
     ]
     answers = [
-        Answered(row["text"], row["tokens"], row["confidence"], row["cut"], tuple(row["option_log_probabilities"]))
+        Answered(
+            row["text"],
+            row["tokens"],
+            row["confidence"],
+            row["cut"],
+            tuple(row["option_log_probabilities"]),
+            row["reference_log_probability"],
+            row["reference_tokens"],
+        )
         for row in rows
     ]
     return asked, answers

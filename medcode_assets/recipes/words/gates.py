@@ -1,0 +1,93 @@
+"""What a bundle that answers in words must pass before LATEST names it."""
+
+import math
+from pathlib import Path
+
+from medcode_assets.config import GateSettings
+from medcode_assets.recipes.words.answers import TUNED, UNTUNED
+from medcode_assets.recipes.words.measuring import WordMeasures, WordReport
+from medcode_serving.bundle import Bundle, Gate, is_published, latest_bundle
+from medcode_serving.errors import MedcodeError
+
+WORD_GATES = {
+    "not_collapsed": "Answers have words, differ between questions, and are likely to end.",
+    "above_untuned_base": "Better than the untuned base by the recipe's headline measure, on the same questions.",
+    "no_regression": "Not below the served adapter by the headline measure, on the same test questions.",
+}
+MOST_EMPTY = 0.1
+"""Share of answers without a word."""
+MOST_CUT = 0.5
+"""Share of answers that do not end by themselves."""
+
+
+def check_word_gates(report: WordReport, settings: GateSettings, served: float | str) -> tuple[Gate, ...]:
+    """Hold an evaluated adapter against every gate.
+
+    Args:
+        report: Its evaluation.
+        settings: What is relaxed.
+        served: The served adapter's headline measure on the same questions; or why there is none, in words.
+    """
+    gates = (_not_collapsed(report.models[TUNED]), _above_untuned(report), _no_regression(report, served))
+    return tuple(gate.model_copy(update={"relaxed": gate.name in settings.relax and not gate.passed}) for gate in gates)
+
+
+def _not_collapsed(measured: WordMeasures) -> Gate:
+    problems = []
+    if measured.empty > MOST_EMPTY:
+        problems.append(f"{measured.empty:.0%} of the answers are empty")
+    if measured.distinct == 1 and measured.answers > 1:
+        problems.append("every question gets the same answer")
+    if measured.cut > MOST_CUT:
+        problems.append(f"{measured.cut:.0%} of the answers do not end by themselves")
+    if measured.perplexity is not None and not math.isfinite(measured.perplexity):
+        problems.append("the perplexity of the references is no finite number")
+    told = f"{measured.distinct} different answers to {measured.answers} questions, {measured.cut:.0%} broken off"
+    return Gate(name="not_collapsed", passed=not problems, reason="; ".join(problems) or told)
+
+
+def _above_untuned(report: WordReport) -> Gate:
+    name, gain = "above_untuned_base", report.gain(report.headline)
+    if UNTUNED not in report.models:
+        return Gate(name=name, passed=True, reason="the untuned base was not evaluated")
+    if gain is None:
+        return Gate(name=name, passed=False, reason=f"{report.headline} was not measured; see words.json: skipped")
+    values = [report.models[model].value(report.headline) for model in (TUNED, UNTUNED)]
+    return Gate(
+        name=name,
+        passed=gain.value > 0,
+        reason=f"{report.headline} on test: adapter {values[0]:.4f}, untuned base {values[1]:.4f}; paired difference "
+        f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})",
+    )
+
+
+def _no_regression(report: WordReport, served: float | str) -> Gate:
+    name = "no_regression"
+    if isinstance(served, str):
+        return Gate(name=name, passed=True, reason=served)
+    ours = next(metric for metric in report.models[TUNED].metrics if metric.name == report.headline)
+    return Gate(
+        name=name,
+        passed=ours.high >= served,
+        reason=f"{report.headline} on test: this adapter {ours.value:.4f} ({ours.low:.4f} to {ours.high:.4f}), the "
+        f"served one {served:.4f}",
+    )
+
+
+def served_headline(bundles: Path, recipe: str, version: str, split_hash: str, headline: str) -> float | str:
+    """Return the served adapter's headline measure on the same split; or why there is none, in words."""
+    if not is_published(bundles, recipe):
+        return "nothing is published yet"
+    try:
+        served: Bundle = latest_bundle(bundles, recipe)
+    except MedcodeError:
+        return "the served bundle cannot be read"
+    manifest = served.manifest
+    if manifest.version == version:
+        return "this bundle is the served one"
+    if manifest.data.split_hash != split_hash:
+        return f"the served {manifest.version} was measured on other questions"
+    for metric in manifest.metrics:
+        if (metric.name, metric.engine) == (headline, TUNED):
+            return metric.value
+    return f"the served {manifest.version} has no {headline}"
