@@ -13,11 +13,14 @@ import typer
 from medcode_assets import (
     cli_codes,
     cli_config,
+    cli_consult,
     cli_data,
     cli_export,
+    cli_medqa,
     cli_reasoning,
     cli_recipes,
     cli_serving,
+    cli_specialty,
     cli_synth,
 )
 from medcode_assets.cli_options import (
@@ -239,6 +242,9 @@ class DemoRecipe(StrEnum):
 
     ICD = "icd"
     REASONING = "reasoning"
+    CONSULT = "consult"
+    MEDQA = "medqa"
+    SPECIALTY = "specialty"
 
 
 @app.command()
@@ -253,6 +259,11 @@ def demo(
         from medcode_assets.reasoning_demo import run_reasoning_demo
 
         run_reasoning_demo(home)
+        return
+    if recipe is not DemoRecipe.ICD:
+        from medcode_assets.words_demo import run_words_demo
+
+        run_words_demo(home, recipe.value)
         return
     from medcode_assets.demo import run_demo
 
@@ -295,9 +306,12 @@ def ui(
 app.add_typer(cli_data.data, name="data")
 app.add_typer(cli_codes.app, name="codes")
 app.add_typer(cli_config.app, name="config")
+app.add_typer(cli_consult.app, name="consult")
 app.add_typer(cli_export.app)
+app.add_typer(cli_medqa.app, name="medqa")
 app.add_typer(cli_reasoning.app, name="reasoning")
 app.add_typer(cli_recipes.app)
 app.add_typer(cli_serving.app)
 app.add_typer(cli_serving.keys, name="keys")
+app.add_typer(cli_specialty.app, name="specialty")
 app.add_typer(cli_synth.app)

@@ -16,8 +16,6 @@ from medcode_serving.errors import MedcodeError
 from medcode_serving.layers import layered
 from medcode_serving.settings import InferenceSettings
 
-_REASONING = "reasoning"
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -38,6 +36,32 @@ class Setting:
     from_environment: bool
 
 
+def _reasoning() -> Kind:
+    from medcode_assets.recipes.reasoning.settings import StageSettings
+
+    return Kind("reasoning stage", StageSettings)
+
+
+def _consult() -> Kind:
+    from medcode_assets.recipes.consult.settings import ConsultSettings
+
+    return Kind("consult", ConsultSettings)
+
+
+def _medqa() -> Kind:
+    from medcode_assets.recipes.medqa.settings import MedqaSettings
+
+    return Kind("medqa", MedqaSettings)
+
+
+def _specialty() -> Kind:
+    from medcode_assets.recipes.specialty.settings import SpecialtySettings
+
+    return Kind("specialty", SpecialtySettings)
+
+
+_BY_SECTION = {"reasoning": _reasoning, "consult": _consult, "medqa": _medqa, "specialty": _specialty}
+"""Sections that only one kind of file has."""
 TRAINING = Kind("training", Settings)
 INFERENCE = Kind("inference", InferenceSettings)
 
@@ -83,10 +107,9 @@ def kind_of(file: Path) -> Kind:
         raise MedcodeError(f"{file}: empty; the files in config/ show how settings look")
     if not isinstance(contents, dict):
         return TRAINING
-    if _REASONING in contents:
-        from medcode_assets.recipes.reasoning.settings import StageSettings
-
-        return Kind("reasoning stage", StageSettings)
+    for section, kind in _BY_SECTION.items():
+        if section in contents:
+            return kind()
     training, inference = (_known(contents, kind.settings) for kind in (TRAINING, INFERENCE))
     if training == inference:
         which = "no section of any" if training == (0, 0) else "nothing that tells which"

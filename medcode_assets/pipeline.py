@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -222,12 +222,10 @@ def materialize_reasoning(
     from dagster import AssetSelection
 
     from medcode_assets.definitions import REASON, build_definitions
-    from medcode_assets.mimic.versions import all_registered
     from medcode_assets.partitions import CORPORA
     from medcode_assets.recipes.reasoning.assets import reasoning_config
 
-    if partition in {version.name for version in all_registered(home)}:
-        raise MedcodeError(f"--name {partition}: a MIMIC version has that name, and its warehouse; take another")
+    _refuse_version_name(home, partition)
     instance.add_dynamic_partitions(str(CORPORA.name), [partition])
     definitions = build_definitions(home, stages=stages, resource_overrides=stage_resources(home, stages))
     assets = sorted(
@@ -239,12 +237,74 @@ def materialize_reasoning(
     return _run(instance, home, definitions.resolve_job_def(REASON), partition, assets, config, level)
 
 
+def materialize_words(
+    instance: "DagsterInstance",
+    home: Path,
+    recipe: str,
+    last: str | Sequence[str],
+    partition: str,
+    settings: Settings,
+    *,
+    drop_existing: bool = False,
+) -> StageResult:
+    """Run a recipe that answers in words up to an asset, in this process; unchanged assets are skipped.
+
+    Args:
+        instance: Where runs are recorded.
+        home: MEDCODE_HOME.
+        recipe: consult, medqa or specialty.
+        last: Name of the asset to stop at, or of several.
+        partition: Name of the questions; it becomes a partition if it is none yet.
+        settings: The recipe's.
+        drop_existing: Make everything anew.
+
+    Raises:
+        MedcodeError: an asset refused, or a blocking check failed; or a MIMIC version has that name.
+    """
+    from dagster import AssetSelection, DynamicPartitionsDefinition
+
+    from medcode_assets.definitions import build_definitions
+    from medcode_assets.launchpad import sections_config, sections_of
+    from medcode_assets.recipes.systems import WORD_SYSTEMS
+
+    system = WORD_SYSTEMS[recipe]
+    partitions = system.recipe.partitions
+    assert isinstance(partitions, DynamicPartitionsDefinition)
+    _refuse_version_name(home, partition)
+    instance.add_dynamic_partitions(str(partitions.name), [partition])
+    definitions = build_definitions(home, words={recipe: settings}, resource_overrides=_resources(home, settings))
+    wanted = [last] if isinstance(last, str) else list(last)
+    assets = sorted(
+        AssetSelection.assets(*([recipe, name] for name in wanted))
+        .upstream()
+        .resolve(definitions.resolve_asset_graph()),
+        key=lambda key: key.to_user_string(),
+    )
+    own = system.own_sections(settings)
+    sections = {key: own[key] if key in own else sections_of(key.path[-1], settings) for key in assets}
+    config = sections_config(sections, drop_existing=drop_existing)
+    job = definitions.resolve_job_def(f"{recipe}_search" if wanted == [STOPS_AT["search"]] else recipe)
+    return _run(instance, home, job, partition, assets, config, settings.logging.level)
+
+
+def _refuse_version_name(home: Path, name: str) -> None:
+    """Refuse a name whose warehouse belongs to a MIMIC version."""
+    from medcode_assets.mimic.versions import all_registered
+
+    if name in {version.name for version in all_registered(home)}:
+        raise MedcodeError(f"--name {name}: a MIMIC version has that name, and its warehouse; take another")
+
+
 def stage_resources(home: Path, stages: "Mapping[int, StageSettings]") -> dict[str, Any]:
     """Return the resources that the stages' settings ask for, which agree on them, and not training-config.yaml's."""
+    return _resources(home, next(iter(stages.values())))
+
+
+def _resources(home: Path, settings: Settings) -> dict[str, Any]:
+    """Return the resources that settings ask for."""
     from medcode_assets.resources.compute import Compute
     from medcode_assets.resources.warehouse import Warehouse
 
-    settings = next(iter(stages.values()))
     return {
         "compute": Compute(**settings.compute.model_dump()),
         "warehouse": Warehouse(database=str(home.resolve() / "warehouse"), **settings.warehouse.model_dump()),
