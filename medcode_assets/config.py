@@ -70,6 +70,30 @@ class ComputeSettings(Section):
         description="none: every process holds the model (DDP); full: each holds its share of it (FSDP2).",
     )
     max_restarts: int = Field(default=1, ge=0, description="How often torchrun restarts processes that died.")
+    launcher: Literal["local", "subprocess", "modal"] = Field(
+        default="local",
+        description="Where adapters are trained: local: here; subprocess: here, in a detached process with a copy of "
+        "the data; modal: at modal.com, which allowed_hosts has to name (docs/remote.md).",
+    )
+    allowed_hosts: list[str] = Field(
+        default=[], description="Hosts besides this machine that notes may be sent to, as tokens, by name."
+    )
+    gpu: str = Field(
+        default="A10", pattern=r"^[A-Za-z0-9-]+!?$", description="Kind of GPU that launcher modal asks for."
+    )
+    remote_hours: float = Field(
+        default=12.0, gt=0, le=23, description="A training elsewhere is ended after so long; modal.com's limit is 24."
+    )
+    detach: bool = Field(
+        default=False,
+        description="A training elsewhere goes on when the run that waits for it is canceled; the next one finds it.",
+    )
+
+    @model_validator(mode="after")
+    def _other_machines_are_single(self) -> Self:
+        if self.launcher != "local" and self.machines > 1:
+            raise ValueError(f"launcher {self.launcher} trains on one machine; set machines to 1, or launcher to local")
+        return self
 
     @model_validator(mode="after")
     def _machines_meet_somewhere(self) -> Self:

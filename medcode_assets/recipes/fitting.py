@@ -26,6 +26,7 @@ from medcode_assets.training.job import (
 )
 from medcode_assets.training.models import effective_mode
 from medcode_assets.training.planning import check_memory
+from medcode_assets.training.remote.launchers import end_remote_training
 from medcode_assets.training.token_file import write_tokens
 from medcode_assets.training.tokens import longest_completion
 from medcode_assets.training.tracking import close_abandoned_run, tracked_run
@@ -217,7 +218,10 @@ def fit_adapter(
         )
     discard_training(folder, its_run=False)
     for other in folder.parent.iterdir():  # of other settings, that were cut off
-        discard_training(other)
+        try:
+            discard_training(other)
+        except MedcodeError as error:  # what was trained is sealed all the same
+            warn(str(error))
     return facts
 
 
@@ -248,11 +252,17 @@ def alone_in(target: Path, run_id: str, on_wait: Callable[[str], None]) -> Abstr
 
 
 def discard_training(folder: Path, *, its_run: bool = True) -> None:
-    """Delete a training's folder, and close its MLflow run: nobody will go on with it."""
+    """Delete a training's folder, and close its MLflow run: nobody will go on with it.
+
+    Raises:
+        MedcodeError: it runs on another machine, which cannot be told to end it.
+    """
     try:
         job = read_job(folder)
     except MedcodeError:
         job = None
+    if job is not None:
+        end_remote_training(folder, job.compute)
     if its_run and job is not None and job.mlflow_run is not None and job.mlflow_uri is not None:
         close_abandoned_run(job.mlflow_uri, job.mlflow_run)
     shutil.rmtree(folder, ignore_errors=True)

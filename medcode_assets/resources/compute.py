@@ -1,8 +1,10 @@
 """Resource `compute`: where trainings run, and what Kubernetes is told of assets that need a GPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field, ValidationError
@@ -14,6 +16,10 @@ from medcode_assets.training.progress import LogMetrics, metrics_line
 from medcode_assets.training.worker import METRICS_MESSAGE
 from medcode_serving.errors import MedcodeError
 
+if TYPE_CHECKING:
+    from dagster._core.pipes.context import PipesMessageHandler
+    from dagster_pipes import PipesParams
+
 GPU = "gpu"
 """Pool of the assets that need a GPU; how many run at once: `dagster instance concurrency set gpu N`."""
 KUBERNETES = "dagster-k8s/config"
@@ -22,7 +28,7 @@ _FIELDS = ComputeSettings.model_fields
 
 
 class Compute(dg.ConfigurableResource):
-    """Trains in this process, or in processes that torchrun starts on this machine and others."""
+    """Trains in this process, in processes that torchrun starts on this machine and others, or on a rented one."""
 
     device: Device = Field(default="auto", description=_FIELDS["device"].description)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
@@ -34,6 +40,13 @@ class Compute(dg.ConfigurableResource):
     rendezvous: str | None = Field(default=None, description=_FIELDS["rendezvous"].description)
     sharding: Literal["none", "full"] = Field(default="none", description=_FIELDS["sharding"].description)
     max_restarts: int = Field(default=1, description=_FIELDS["max_restarts"].description)
+    launcher: Literal["local", "subprocess", "modal"] = Field(
+        default="local", description=_FIELDS["launcher"].description
+    )
+    allowed_hosts: list[str] = Field(default=[], description=_FIELDS["allowed_hosts"].description)
+    gpu: str = Field(default="A10", description=_FIELDS["gpu"].description)
+    remote_hours: float = Field(default=12.0, description=_FIELDS["remote_hours"].description)
+    detach: bool = Field(default=False, description=_FIELDS["detach"].description)
 
     @property
     def settings(self) -> ComputeSettings:
@@ -59,6 +72,8 @@ class Compute(dg.ConfigurableResource):
             MedcodeError: the training failed; says what to change.
         """
         settings = self.settings
+        if settings.launcher != "local":
+            return launched_training(folder, settings, _Remote(context, on_metrics))
         if settings.launched:
             return launched_training(folder, settings, _Piped(context, on_metrics))
         from medcode_assets.training.loop import train
@@ -96,8 +111,51 @@ class _Piped:
         return 0
 
 
+@dataclass(frozen=True)
+class _Remote:
+    """Launcher of another machine, whose messages reach Dagster through a Pipes session of this one."""
+
+    context: dg.AssetExecutionContext
+    on_metrics: LogMetrics | None
+
+    def run(self, folder: Path, compute: ComputeSettings) -> int:
+        """Start the training there or find it, and follow it; ending the Dagster run ends it, unless `detach`."""
+        from medcode_assets.training.remote.following import RemoteRun
+        from medcode_assets.training.remote.launchers import launcher_for, refuse_host
+
+        launcher, reader = launcher_for(compute, folder), _Relay()
+        refuse_host(launcher, compute)
+        # What somebody listens to, as a search does, is nothing without them.
+        detach = compute.detach and self.on_metrics is None
+        with dg.open_pipes_session(self.context, context_injector=dg.PipesEnvContextInjector(), message_reader=reader):
+            return RemoteRun(launcher, reader.relay, self.on_metrics, detach).run(folder, compute)
+
+
+class _Relay(dg.PipesMessageReader):
+    """Hands Dagster the messages that were fetched from elsewhere: lines of the log, and when it opened and closed."""
+
+    METHODS = ("opened", "log", "closed")
+
+    @contextmanager
+    def read_messages(self, handler: "PipesMessageHandler") -> "Iterator[PipesParams]":
+        """Keep the handler for as long as the session is open."""
+        self._handler = handler
+        yield {}
+
+    def relay(self, message: dict[str, Any]) -> None:
+        """Hand over one message; a closing word's error stays back, as it may quote a note."""
+        if message["method"] == "closed":
+            message = {**message, "params": {}}
+        if message["method"] in self.METHODS:
+            self._handler.handle_message(message)  # type: ignore[arg-type]
+
+    def no_messages_debug_text(self) -> str:
+        """Say where the messages were to come from."""
+        return "Attempted to fetch messages of the training from the other machine."
+
+
 def gpu_tags(compute: ComputeSettings, gpus: int | None = None) -> dict[str, Any]:
-    """Return the op tags of an asset that needs a GPU; nothing where no CUDA device is wanted.
+    """Return the op tags of an asset that needs a GPU; nothing where no CUDA device is wanted, or a rented one.
 
     Outside Kubernetes nobody reads them.
 
@@ -105,7 +163,8 @@ def gpu_tags(compute: ComputeSettings, gpus: int | None = None) -> dict[str, Any
         compute: Where it runs.
         gpus: How many it needs; none: one for each training process.
     """
-    if compute.device not in ("auto", "cuda"):
+    trains_elsewhere = compute.launcher == "modal" and gpus is None
+    if compute.device not in ("auto", "cuda") or trains_elsewhere:
         return {}
     gpus = compute.processes if gpus is None else gpus
     container: dict[str, Any] = {"resources": {"limits": {"nvidia.com/gpu": gpus}}}
