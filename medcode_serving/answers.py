@@ -6,14 +6,35 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from medcode_serving.engines.protocol import LongNotes
+from medcode_serving.safety import SafetyReport
 
 EvidenceMethod = Literal["none", "lexical", "occlusion"]
 
+DISCLAIMER = (
+    "Not for clinical use. A language model wrote this answer; it may be wrong or dangerous, and the safety check "
+    "knows only its own rules. Ask a clinician; in an emergency, call the emergency number."
+)
+LARGEST_SEED = 2**53 - 1
+"""The largest whole number that every JSON reader keeps as it is."""
+MOST_TOKENS = 1_000_000
+"""More of an answer cannot be asked for."""
 
-class PredictionOptions(BaseModel):
-    """How a note is to be answered; what is not given is the settings' or the bundle's own."""
 
+class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_fields(cls, sent: Any) -> Any:
+        """Refuse unknown fields with one error: pydantic's own, one for each, could be a hundred thousand."""
+        if isinstance(sent, dict) and not sent.keys() <= cls.model_fields.keys():
+            known = ", ".join(cls.model_fields)
+            raise PydanticCustomError("unknown_field", "unknown field; allowed are: {known}", {"known": known})
+        return sent
+
+
+class PredictionOptions(_Options):
+    """How a note is to be answered; what is not given is the settings' or the bundle's own."""
 
     recipe: str | None = Field(
         default=None, max_length=100, description="Recipe that answers; the first one served if not given."
@@ -42,14 +63,52 @@ class PredictionOptions(BaseModel):
         "model finds the code less likely; costs many forward passes.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_known_fields(cls, sent: Any) -> Any:
-        """Refuse unknown fields with one error: pydantic's own, one for each, could be a hundred thousand."""
-        if isinstance(sent, dict) and not sent.keys() <= cls.model_fields.keys():
-            known = ", ".join(cls.model_fields)
-            raise PydanticCustomError("unknown_field", "unknown field; allowed are: {known}", {"known": known})
-        return sent
+
+class WritingOptions(_Options):
+    """How a question is to be answered in words; what is not given is the settings' or the bundle's own."""
+
+    recipe: str | None = Field(
+        default=None,
+        max_length=100,
+        description="Recipe that answers; the first one served that answers in words if not given.",
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="0 takes the likeliest word each time; above, words are drawn, the higher the more freely.",
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_TOKENS,
+        description="Tokens of the answer at most. More than the bundle's or the settings' limit means that limit.",
+    )
+    length_penalty: float | None = Field(
+        default=None,
+        ge=-5,
+        le=5,
+        description="Makes the end likelier with each token written, in nats a token: above 0 answers are shorter, "
+        "below 0 longer. 0.01 to 0.1 is a lot.",
+    )
+    max_sentences: int | None = Field(
+        default=None, ge=1, le=1000, description="Sentences of the answer at most; none is broken off."
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Of the draws, with a temperature above 0: the same bundle, question and seed give the same "
+        "answer. If not given, one is drawn; the answer tells it.",
+    )
+    use_safety: bool | None = Field(
+        default=None, description="Whether question and answer are checked for dangers; the settings' if not given."
+    )
+    long_questions: Literal["shorten", "refuse"] = Field(
+        default="shorten",
+        description="What becomes of a question that is longer than the model reads: `shorten` cuts it and sets "
+        "`truncated`, `refuse` answers with a problem.",
+    )
 
 
 class Evidence(BaseModel):
@@ -134,3 +193,30 @@ class PredictionResponse(BaseModel):
     processing_time_ms: float = Field(
         description="Time from the request's arrival in the queue to its answer.", examples=[41.7]
     )
+
+
+class WrittenResponse(BaseModel):
+    """The answer to one question, in words, and how it came about."""
+
+    response: str = Field(description="What the model wrote, as it is: the safety check changes nothing in it.")
+    safety_report: SafetyReport | None = Field(
+        description="What in question and answer may be dangerous, the most urgent first; null if not checked. No "
+        "warning does not mean that an answer is safe."
+    )
+    inference_time_ms: float = Field(
+        description="Time from the request's arrival in the queue to its answer, the safety check included.",
+        examples=[812.4],
+    )
+    model: ModelIdentity
+    engine: str = Field(description="What wrote: transformers, or untuned_base.", examples=["transformers"])
+    confidence: float | None = Field(
+        description="Geometric mean of the probabilities of the answer's tokens, in [0, 1]: how sure the model was of "
+        "its wording. Not the probability that the answer is right.",
+        examples=[0.71],
+    )
+    tokens: int = Field(description="Length of the answer in tokens of the model.", examples=[96])
+    cut: bool = Field(description="The answer reached its limit of tokens and was broken off.")
+    truncated: bool = Field(description="The question was too long; a part of it was not read.")
+    temperature: float = Field(description="In force for this answer.", examples=[0.0])
+    seed: int | None = Field(description="Of the draws; null where none were made (temperature 0).")
+    disclaimer: str = DISCLAIMER

@@ -1,19 +1,23 @@
 """A bundle and an engine that answer: the same answers for the API and for the command line."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medcode_serving.answers import (
+    LARGEST_SEED,
     Evidence,
     Fallback,
     ModelIdentity,
     PredictedCode,
     PredictionOptions,
     PredictionResponse,
+    WritingOptions,
+    WrittenResponse,
 )
 from medcode_serving.bundle import Bundle, BundleManifest, latest_bundle, open_bundle
 from medcode_serving.codes.dictionary import Dictionary
@@ -26,6 +30,8 @@ from medcode_serving.engines.protocol import (
     NoteOptions,
     Prediction,
     ScoredCode,
+    Writing,
+    WrittenAnswer,
     above_threshold,
     calibrate,
     never,
@@ -34,7 +40,8 @@ from medcode_serving.errors import MedcodeError
 from medcode_serving.evidence.lexical import LexicalEvidence
 from medcode_serving.evidence.occlusion import occlusion
 from medcode_serving.evidence.spans import Span
-from medcode_serving.settings import GenerationSettings, InferenceSettings
+from medcode_serving.safety import SafetyReport
+from medcode_serving.settings import GenerationSettings, InferenceSettings, WritingSettings
 
 if TYPE_CHECKING:
     from medcode_serving.engines.transformers import TransformersEngine
@@ -53,15 +60,17 @@ class Predictor:
         linear: LinearEngine | None = None,
         *,
         falls_back: bool = False,
+        writing: WritingSettings | None = None,
     ) -> None:
         """Take what `load_predictor` loaded.
 
         Args:
             bundle: What answers.
             engine: The served engine.
-            generation: What requests leave open.
+            generation: What requests for codes leave open.
             linear: The bundle's linear model: it finds evidence.
             falls_back: Whether the linear model may answer where the engine cannot.
+            writing: What requests for answers in words leave open; None: the settings' defaults.
         """
         self.bundle = bundle
         self.engine = engine
@@ -69,6 +78,7 @@ class Predictor:
         self._linear = linear
         self.loaded_at = datetime.now(UTC)
         self._generation = generation
+        self._writing = writing or WritingSettings()
         self.threshold = self._threshold(engine)
         manifest = bundle.manifest
         self.identity = ModelIdentity(
@@ -80,6 +90,11 @@ class Predictor:
     def manifest(self) -> BundleManifest:
         """What the bundle says of itself."""
         return self.bundle.manifest
+
+    @property
+    def answers(self) -> Literal["codes", "words"]:
+        """What it answers: codes to a note, or words to a question."""
+        return "words" if self.manifest.answers_in_words else "codes"
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -124,8 +139,8 @@ class Predictor:
             on_progress: Is told how many more notes are done.
 
         Raises:
-            MedcodeError: the engine cannot answer, a note is no valid Unicode, or one is too long and the options
-                refuse those.
+            MedcodeError: the engine cannot answer, or answers in words, a note is no valid Unicode, or one is too long
+                and the options refuse those.
         """
         return self._predict_batch(notes, options, None, on_progress)
 
@@ -136,6 +151,11 @@ class Predictor:
         pages: Sequence[int] | None,
         on_progress: Callable[[int], None] | None,
     ) -> list[PredictionResponse]:
+        if self.answers == "words":
+            raise MedcodeError(
+                f"recipe {self.identity.recipe} answers questions in words and has no codes; serve it (medcode serve "
+                f"--recipe {self.identity.recipe}) and ask POST /generate"
+            )
         for number, note in enumerate(notes, start=1):
             if not is_unicode(note):
                 raise MedcodeError(f"note {number} of {len(notes)} is no valid Unicode text; save it in UTF-8")
@@ -164,6 +184,19 @@ class Predictor:
             max_codes=options.max_codes,
             constrained=options.constrained,
             long_notes=options.long_notes,
+        )
+
+    def writing(self, options: WritingOptions) -> Writing:
+        """Return how an answer in words is to be written; where it is drawn, a seed is among it."""
+        given, left = options, self._writing
+        temperature = left.temperature if given.temperature is None else given.temperature
+        drawn = secrets.randbelow(LARGEST_SEED + 1) if given.seed is None else given.seed
+        return Writing(
+            max_tokens=min(filter(None, (given.max_length, left.max_tokens)), default=None),
+            temperature=temperature,
+            seed=drawn if temperature > 0 else None,
+            length_penalty=left.length_penalty if given.length_penalty is None else given.length_penalty,
+            max_sentences=left.max_sentences if given.max_sentences is None else given.max_sentences,
         )
 
     def select(
@@ -272,6 +305,38 @@ class Predictor:
             processing_time_ms=round(milliseconds, 3),
         )
 
+    def respond_in_words(
+        self,
+        answer: WrittenAnswer,
+        writing: Writing,
+        milliseconds: float,
+        *,
+        truncated: bool,
+        safety_report: SafetyReport | None,
+    ) -> WrittenResponse:
+        """Return the answer to one question.
+
+        Args:
+            answer: What the engine wrote.
+            writing: How it was asked to.
+            milliseconds: That it took.
+            truncated: Whether a part of the question was not read.
+            safety_report: Of question and answer; None if they were not checked.
+        """
+        return WrittenResponse(
+            response=answer.text,
+            safety_report=safety_report,
+            inference_time_ms=round(milliseconds, 3),
+            model=self.identity,
+            engine=self.engine.name,
+            confidence=answer.confidence,
+            tokens=answer.tokens,
+            cut=answer.cut,
+            truncated=truncated,
+            temperature=writing.temperature,
+            seed=writing.seed,
+        )
+
     def _threshold(self, engine: Engine) -> float:
         """Return the least probability of a code where a request names none; the settings' is for the served engine."""
         if self._generation.threshold is not None and engine is self.engine:
@@ -346,4 +411,4 @@ def load_predictor(
     engine = load_engine(bundle, settings, settings.home / "base_models", shared_bases)
     linear = engine if isinstance(engine, LinearEngine) else load_linear(bundle)
     falls_back = settings.model.fallback == "linear" and linear is not engine
-    return Predictor(bundle, engine, settings.generation, linear, falls_back=falls_back)
+    return Predictor(bundle, engine, settings.generation, linear, falls_back=falls_back, writing=settings.writing)

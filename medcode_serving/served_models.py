@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from medcode_serving.bundle import bundle_versions, latest_version
 from medcode_serving.engines.loading import SharedBases
+from medcode_serving.engines.protocol import NoteOptions, Writing
 from medcode_serving.errors import MedcodeError
 from medcode_serving.note_queue import EngineFailedError, NoteQueue, QueueClosedError
 from medcode_serving.predictor import Predictor, load_predictor
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 WARM_UP_NOTE = "Discharge Diagnosis: essential hypertension, type 2 diabetes mellitus.\nNo chest pain."
 """What a new bundle has to answer before it serves: a made-up note."""
+WARM_UP = NoteOptions(writing=Writing(max_tokens=8))
+"""In a few words, where it answers in words."""
 LONGEST_PAUSE_S = 300.0
 """Between two attempts at a bundle that cannot be loaded."""
 
@@ -201,7 +204,7 @@ class ServedModels:
             return self._failed(model, version, error)
         try:
             # A full queue must not keep a rollback from happening: it goes before what waits.
-            await self._queue.run(lambda _: predictor.engine.predict([WARM_UP_NOTE]), next_=True)
+            await self._queue.run(lambda _: predictor.engine.predict([WARM_UP_NOTE], options=[WARM_UP]), next_=True)
         except (MedcodeError, EngineFailedError, QueueClosedError) as error:
             await self._close(_Lease(predictor))
             return self._failed(model, version or predictor.manifest.version, error)

@@ -60,6 +60,29 @@ class GenerationSettings(_Section):
     batch_size: int = Field(default=16, ge=1, description="Notes in one forward pass.")
 
 
+class WritingSettings(_Section):
+    """How recipes that answer in words write, where a request leaves it open."""
+
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens of an answer at most, for requests too; null: the bundle's own."
+    )
+    temperature: float = Field(
+        default=0, ge=0, le=2, description="0 takes the likeliest word each time; above, words are drawn."
+    )
+    length_penalty: float = Field(
+        default=0,
+        ge=-5,
+        le=5,
+        description="Above 0 answers are shorter: added to the end's logit for each token, in nats.",
+    )
+    max_sentences: int | None = Field(default=None, ge=1, description="Sentences of an answer at most; null: all.")
+    use_safety: bool = Field(default=True, description="Whether questions and answers are checked for dangers.")
+    safety_rules: Path | None = Field(
+        default=None, description="Folder of a pharmacist's own rules, over the shipped ones; null: those alone."
+    )
+    max_question_characters: int = Field(default=20_000, ge=1, description="Characters of one question.")
+
+
 class QueueSettings(_Section):
     """Notes that wait for the model."""
 
@@ -177,6 +200,7 @@ class InferenceSettings(BaseSettings):
     )
     model: ModelSettings = ModelSettings()
     generation: GenerationSettings = GenerationSettings()
+    writing: WritingSettings = WritingSettings()
     queue: QueueSettings = QueueSettings()
     llamacpp: LlamaCppSettings = LlamaCppSettings()
     remote: RemoteSettings = RemoteSettings()

@@ -9,7 +9,19 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
-from medcode_serving.api import admin, batches, browsers, codes, health, metrics, model, openai, page, predictions
+from medcode_serving.api import (
+    admin,
+    batches,
+    browsers,
+    codes,
+    generate,
+    health,
+    metrics,
+    model,
+    openai,
+    page,
+    predictions,
+)
 from medcode_serving.api.audit import AuditLog
 from medcode_serving.api.body_limit import BodyLimit
 from medcode_serving.api.keys import KeyGate, KeyRing
@@ -20,11 +32,13 @@ from medcode_serving.api.request_log import RequestLog
 from medcode_serving.api.service import Service
 from medcode_serving.note_queue import NoteQueue
 from medcode_serving.predictor import load_predictor
+from medcode_serving.safety import load_rules
 from medcode_serving.served_models import Loader, ServedModels
 from medcode_serving.settings import InferenceSettings
 
 DESCRIPTION = """
-Clinical text in, medical codes out. **Not for clinical use**: codes must be checked by a professional coder.
+Clinical text in, medical codes out; some recipes answer questions in words. **Not for clinical use**: codes must be
+checked by a professional coder, answers by a clinician.
 
 Errors are problem documents (RFC 9457) with a request id; none repeats the note.
 """
@@ -44,12 +58,14 @@ def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> Fa
     is published later is loaded then.
 
     Raises:
-        MedcodeError: the keys, the rate limit or the audit file of the settings are not usable.
+        MedcodeError: the keys, the rate limit, the audit file or the safety rules of the settings are not usable.
     """
     meters = Metrics()
     keys = KeyRing.load(settings.api.keys_file)
     rate_limits = RateLimits(settings.api.rate_limit)
     audit = AuditLog(settings.logging.audit_file)
+    if settings.writing.safety_rules is not None:
+        load_rules(settings.writing.safety_rules)  # kept; the shipped ones are read when the first question needs them
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -73,6 +89,8 @@ def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> Fa
             gpu_available=gpu_available,
         )
         await models.load_all()
+        if any(model.predictor and model.predictor.answers == "words" for model in models.by_recipe.values()):
+            await anyio.to_thread.run_sync(load_rules, settings.writing.safety_rules)
         watching = asyncio.create_task(models.watch())
         try:
             yield
@@ -98,7 +116,7 @@ def create_app(settings: InferenceSettings, load: Loader = load_predictor) -> Fa
     browsers.refuse_strangers(app, settings.api)
     app.add_middleware(RequestLog, metrics=meters)
     browsers.install(app, settings.api)
-    for router in (health, model, predictions, batches, codes, openai, admin, metrics):
+    for router in (health, model, predictions, generate, batches, codes, openai, admin, metrics):
         app.include_router(router.router)
     if settings.api.ui:
         app.include_router(page.router)

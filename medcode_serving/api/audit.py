@@ -12,7 +12,7 @@ from typing import Literal
 
 from fastapi import Request
 
-from medcode_serving.answers import PredictionResponse
+from medcode_serving.answers import PredictionResponse, WrittenResponse
 from medcode_serving.errors import MedcodeError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class AuditLog:
         self,
         request: Request,
         note: str,
-        response: PredictionResponse | None,
+        response: PredictionResponse | WrittenResponse | None,
         *,
         note_id: str | None = None,
         outcome: str = "answered",
@@ -53,7 +53,7 @@ class AuditLog:
 
         Args:
             request: After `require` and `RequestLog` have seen it.
-            note: The text; it is not written.
+            note: The text, or the question; it is not written, and an answer in words neither.
             response: The answer, if there is one.
             note_id: The client's name for the note, in a batch.
             outcome: Of a note without an answer: the kind of its problem.
@@ -63,10 +63,10 @@ class AuditLog:
         line = {
             **_who(request),
             "note_id": note_id,
-            "note_sha256": hashlib.sha256(note.encode(errors="surrogatepass")).hexdigest(),
+            "note_sha256": _sha256(note),
             "characters": len(note),
             "outcome": outcome,
-            **(_answer(response) if response else {}),
+            **(_told(response) if response else {}),
         }
         self._write(line)
 
@@ -120,7 +120,28 @@ def _who(request: Request) -> dict[str, object]:
     }
 
 
-def _answer(response: PredictionResponse) -> dict[str, object]:
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _told(response: PredictionResponse | WrittenResponse) -> dict[str, object]:
+    if isinstance(response, PredictionResponse):
+        return _codes(response)
+    report = response.safety_report
+    return {
+        "recipe": response.model.recipe,
+        "version": response.model.version,
+        "engine": response.engine,
+        "response_sha256": _sha256(response.response),
+        "tokens": response.tokens,
+        "cut": response.cut,
+        "risk_level": report.risk_level if report else None,
+        "safety_rules": report.rules if report else None,
+        "processing_time_ms": round(response.inference_time_ms, 3),
+    }
+
+
+def _codes(response: PredictionResponse) -> dict[str, object]:
     return {
         "recipe": response.model.recipe,
         "version": response.model.version,

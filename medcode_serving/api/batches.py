@@ -80,7 +80,7 @@ async def predict_batch(
     arrive, in their order, each as soon as it and all before it are done; options stand in the query. Blank lines are
     skipped. Neither ever fails for a full queue: its notes wait.
     """
-    service.predictor(options.recipe)  # no use reading notes for nobody
+    service.coder(options.recipe)  # no use reading notes for nobody
     settings = service.settings.api
     sent_as = media_type(request)
     if sent_as in LINES:
@@ -94,7 +94,7 @@ async def predict_batch(
         raise ProblemError(415, "media_type", f"send application/json, or lines of JSON as {' or '.join(LINES)}")
     batch = _parse(await _read(request, settings.max_body_bytes), settings.max_batch_notes)
     options = options.model_copy(update=batch.model_dump(include=batch.model_fields_set - {"notes"}))
-    service.predictor(options.recipe)
+    service.coder(options.recipe)
     notes = [parse_note(note) for note in batch.notes]
     results = await while_connected(request, _answer_all(NoteAnswerer(service, request, options), notes))
     return Response(b'{"results":[' + b",".join(results) + b"]}", media_type="application/json")

@@ -119,7 +119,7 @@ async def code_card(
 
 async def _dictionary(service: Service, recipe: str | None) -> Dictionary:
     """Return the dictionary of a recipe; it is read when first asked for, off the event loop."""
-    predictor = service.predictor(recipe)
+    predictor = service.coder(recipe)
     return await anyio.to_thread.run_sync(lambda: predictor.dictionary)
 
 

@@ -35,6 +35,9 @@ class ModelHealth(BaseModel):
     """What answers for one recipe."""
 
     version: str | None = Field(description="The bundle that answers; null if none is loaded.")
+    answers: Literal["codes", "words"] | None = Field(
+        description="What it answers: `codes` to a note, or `words` to a question; null if none is loaded."
+    )
     pinned: bool = Field(description="Rolled back by hand: LATEST is not followed.")
     last_reload: LastReload | None
 
@@ -65,6 +68,7 @@ async def health(service: Annotated[Service, Depends(current_service)]) -> Healt
         models={
             model.recipe: ModelHealth(
                 version=model.version,
+                answers=None if model.predictor is None else model.predictor.answers,
                 pinned=model.pinned,
                 last_reload=None if model.last_attempt is None else LastReload.of(model.last_attempt, service),
             )

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from medcode_serving.answers import PredictionResponse
+from medcode_serving.answers import PredictionResponse, WrittenResponse
 from medcode_serving.api.keys import require
 from medcode_serving.api.problems import problem_responses
 
@@ -38,13 +38,16 @@ class Metrics:
             "medcode_batch_notes", "Notes of a batch.", registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64)
         )
         self.batch_seconds = self._times("batch_seconds", "Time of a batch.")
-        self.predictions = self._counter("predictions", "Notes answered.", "recipe", "engine")
+        self.predictions = self._counter("predictions", "Notes and questions answered.", "recipe", "engine")
         self.note_seconds = self._times("note_seconds", "From a note's arrival in the queue to its answer.", "engine")
         self.codes = self._counter("codes", "Codes answered.", "recipe")
         self.truncated = self._counter("truncated", "Notes of which parts were not read.", "recipe")
         self.dropped_fragments = self._counter(
             "dropped_fragments", "Pieces of a model's text that were no codes.", "recipe"
         )
+        self.written_tokens = self._counter("written_tokens", "Tokens of answers in words.", "recipe")
+        self.cut = self._counter("cut", "Answers in words that were broken off at their limit.", "recipe")
+        self.safety_reports = self._counter("safety_reports", "Checked answers in words.", "recipe", "risk_level")
         self.fallbacks = self._counter("fallbacks", "Notes that another engine answered: timeout, failed.", "reason")
         self.pdf = self._counter("pdf", "PDFs: text, or the kind of what was wrong with them.", "outcome")
         self.reloads = self._counter(
@@ -74,6 +77,17 @@ class Metrics:
         self.dropped_fragments.labels(recipe).inc(response.dropped)
         if response.fallback is not None:
             self.fallbacks.labels(response.fallback.reason).inc()
+
+    def written(self, response: WrittenResponse) -> None:
+        """Count one answer in words."""
+        recipe = response.model.recipe
+        self.predictions.labels(recipe, response.engine).inc()
+        self.note_seconds.labels(response.engine).observe(response.inference_time_ms / 1000)
+        self.truncated.labels(recipe).inc(response.truncated)
+        self.written_tokens.labels(recipe).inc(response.tokens)
+        self.cut.labels(recipe).inc(response.cut)
+        if response.safety_report is not None:
+            self.safety_reports.labels(recipe, response.safety_report.risk_level).inc()
 
     def load_attempted(self, model: "ServedModel") -> None:
         """Count an attempt to load a bundle, and let `model_loaded` name the one that answers, and no older one."""

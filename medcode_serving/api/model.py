@@ -1,7 +1,7 @@
 """The route that tells what is served: /model."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
@@ -21,6 +21,9 @@ class ModelCard(BaseModel):
 
     recipe: str = Field(examples=["icd"])
     recipes: list[str] = Field(description="All that are served; the first answers requests that name none.")
+    answers: Literal["codes", "words"] = Field(
+        description="What it answers: `codes` to a note (POST /predict), or `words` to a question (POST /generate)."
+    )
     version: str
     created_at: datetime
     base_model: BaseModelRef
@@ -30,7 +33,7 @@ class ModelCard(BaseModel):
     metrics: list[Metric]
     threshold: float = Field(description="In force for requests without their own.")
     calibration: str = Field(description="How probabilities are calibrated: none, temperature or isotonic.")
-    vocabulary: int = Field(description="Codes of the training notes.")
+    vocabulary: int = Field(description="Codes of the training notes; 0 where answers are words.")
     decoding: DecodingSettings
     code_version: str
     engine: str
@@ -54,6 +57,7 @@ async def model_card(
     return ModelCard(
         recipe=manifest.recipe,
         recipes=list(service.models.by_recipe),
+        answers=predictor.answers,
         version=manifest.version,
         created_at=manifest.created_at,
         base_model=manifest.base_model,
@@ -63,7 +67,7 @@ async def model_card(
         metrics=list(manifest.metrics),
         threshold=predictor.threshold,
         calibration=predictor.bundle.decision(predictor.engine.name).calibration.method,
-        vocabulary=len(predictor.vocabulary),
+        vocabulary=0 if predictor.answers == "words" else len(predictor.vocabulary),
         decoding=manifest.decoding,
         code_version=manifest.provenance.code_version,
         engine=predictor.engine.name,

@@ -1,6 +1,7 @@
 """What clients of OpenAI's API need to ask medcode: /v1/chat/completions, /v1/completions and /v1/models.
 
-The note is the last user message, or the prompt; the answer is what the model was trained to write: `I10, E11.9`.
+The note or question is the last user message, or the prompt; the answer is what the model was trained to write:
+`I10, E11.9`, or words.
 """
 
 import json
@@ -16,7 +17,15 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from medcode_serving.answers import PredictedCode, PredictionOptions, PredictionResponse
+from medcode_serving.answers import (
+    LARGEST_SEED,
+    MOST_TOKENS,
+    PredictedCode,
+    PredictionOptions,
+    PredictionResponse,
+    WritingOptions,
+    WrittenResponse,
+)
 from medcode_serving.api.connection import while_connected
 from medcode_serving.api.keys import require
 from medcode_serving.api.openai_schemas import (
@@ -30,6 +39,7 @@ from medcode_serving.api.openai_schemas import (
     CompletionLogprobs,
     CompletionRequest,
     ErrorResponse,
+    FinishReason,
     ModelCard,
     ModelList,
     OpenAIError,
@@ -62,6 +72,11 @@ KNOWN_FIELDS = frozenset(
         "stream_options",
         "include_usage",
         "logprobs",
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "seed",
+        "stop",
     ]
 )
 """Names that an error may repeat; another one may be a piece of the note."""
@@ -121,14 +136,15 @@ router = APIRouter(
 
 @dataclass(frozen=True)
 class _Answer:
-    """One note's codes as text, piece by piece."""
+    """One note's codes, or an answer in words, as text, piece by piece."""
 
-    response: PredictionResponse
+    response: PredictionResponse | WrittenResponse
     pieces: list[str]
     """Together what a completion says: a space or reasoning, a code, a separator, a code and so on."""
     logprobs: list[float] | None
     words: int
     """Of the note."""
+    finish_reason: FinishReason = "stop"
 
     @property
     def text(self) -> str:
@@ -136,8 +152,9 @@ class _Answer:
 
     @property
     def usage(self) -> Usage:
-        codes = len(self.response.codes)
-        return Usage(prompt_tokens=self.words, completion_tokens=codes, total_tokens=self.words + codes)
+        response = self.response
+        said = len(response.codes) if isinstance(response, PredictionResponse) else response.tokens
+        return Usage(prompt_tokens=self.words, completion_tokens=said, total_tokens=self.words + said)
 
 
 _EVENTS = {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}
@@ -148,7 +165,7 @@ SSE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": _
 async def chat(
     body: ChatRequest, request: Request, service: Annotated[Service, Depends(current_service)]
 ) -> ChatCompletion | Response:
-    """Predict the codes of the last user message. System messages are not read."""
+    """Predict the codes of the last user message, or answer it in words. No other messages are read."""
     answer = await _answer(body, body.text, request, service)
     begin = int(answer.pieces[:1] == [" "])  # without the space in front
     pieces, logprobs = answer.pieces[begin:], answer.logprobs and answer.logprobs[begin:]
@@ -159,6 +176,7 @@ async def chat(
     choice = ChatChoice(
         message=AssistantMessage(content="".join(pieces)),
         logprobs=ChatLogprobs(content=tokens) if body.logprobs and logprobs is not None else None,
+        finish_reason=answer.finish_reason,
     )
     whole = ChatCompletion(**_common("chatcmpl", body, request, answer), choices=[choice])
     if not body.stream:
@@ -170,7 +188,7 @@ async def chat(
         [
             said | {"logprobs": None, "delta": {"role": "assistant", "content": ""}},
             said | {"delta": {"content": choice.message.content}},
-            said | {"logprobs": None, "delta": {}, "finish_reason": "stop"},
+            said | {"logprobs": None, "delta": {}, "finish_reason": answer.finish_reason},
         ],
     )
 
@@ -179,13 +197,13 @@ async def chat(
 async def complete(
     body: CompletionRequest, request: Request, service: Annotated[Service, Depends(current_service)]
 ) -> Completion | Response:
-    """Predict the codes of a prompt: a note, alone or with the words that training put around it."""
+    """Answer a prompt: a note or question, alone or with the words that training put around it."""
     answer = await _answer(body, body.text, request, service)
     logprobs = None
     if body.logprobs is not None and answer.logprobs is not None:
         offsets = [sum(map(len, answer.pieces[:place])) for place in range(len(answer.pieces))]
         logprobs = CompletionLogprobs(tokens=answer.pieces, token_logprobs=answer.logprobs, text_offset=offsets)
-    choice = CompletionChoice(text=answer.text, logprobs=logprobs)
+    choice = CompletionChoice(text=answer.text, logprobs=logprobs, finish_reason=answer.finish_reason)
     whole = Completion(**_common("cmpl", body, request, answer), choices=[choice])
     return _events(body, whole, [choice.model_dump()]) if body.stream else whole
 
@@ -229,11 +247,33 @@ def _predictor(service: Service, model: str) -> Predictor:
 async def _answer(body: OpenAIRequest, read: Callable[[], str], request: Request, service: Service) -> _Answer:
     predictor = _predictor(service, body.model)
     note = unframed(read(), predictor.manifest.prompt)
+    if predictor.answers == "words":
+        return await _write(body, note, predictor, request, service)
     options = PredictionOptions(recipe=predictor.identity.recipe)
     response = await while_connected(request, service.predict(request, note, options))
     prompt = predictor.manifest.prompt
     pieces = _listed(response, predictor.vocabulary) if prompt.answer == "codes" else _lines(response)
     return _Answer(response, pieces, _logprobs(response.codes), words=len(note.split()))
+
+
+async def _write(
+    body: OpenAIRequest, question: str, predictor: Predictor, request: Request, service: Service
+) -> _Answer:
+    options = WritingOptions(
+        recipe=predictor.identity.recipe,
+        temperature=body.temperature,
+        max_length=None if body.most_tokens is None else min(body.most_tokens, MOST_TOKENS),
+        seed=None if body.seed is None else body.seed % (LARGEST_SEED + 1),
+    )
+    response = await while_connected(request, service.generate(request, question, options))
+    text = before_stops(response.response, body.stops)
+    cut = response.cut and text == response.response
+    return _Answer(response, [text], None, len(question.split()), "length" if cut else "stop")
+
+
+def before_stops(text: str, stops: Iterable[str]) -> str:
+    """Return a text up to the first of the stops in it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)]
 
 
 def unframed(text: str, prompt: PromptTemplate) -> str:

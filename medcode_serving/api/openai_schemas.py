@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from medcode_serving.answers import PredictionResponse
+from medcode_serving.answers import PredictionResponse, WrittenResponse
 from medcode_serving.api.problems import ProblemError
 
 HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -20,7 +20,9 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "response_format": (None, {"type": "text"}),
 }
 """Parameters that would ask for another kind of answer, and the values with which they do not. All others that are
-not described, as max_tokens and temperature, change nothing."""
+not described, as top_p and user, change nothing."""
+
+FinishReason = Literal["stop", "length"]
 
 
 class OpenAIError(BaseModel):
@@ -47,12 +49,26 @@ class StreamOptions(BaseModel):
 class OpenAIRequest(BaseModel):
     """What chat and plain completions have in common. Parameters that are not described change nothing.
 
+    Temperature, tokens, seed and stops are for recipes that answer in words; codes do not change by them.
     Lists end at their first wrong item: a body of a million of them would else be as many errors.
     """
 
     model: str = Field(description="A recipe, or `recipe@version`, as /v1/models lists them.", examples=["icd"])
-    stream: bool | None = Field(default=False, description="Answer by server-sent events; all codes come at once.")
+    stream: bool | None = Field(
+        default=False, description="Answer by server-sent events; all codes, or all words, come at once."
+    )
     stream_options: StreamOptions | None = None
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="Of an answer in words; 0 always takes the likeliest word."
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        description="Tokens of an answer in words at most, never above the bundle's limit, which 0 and -1 mean too.",
+    )
+    seed: int | None = Field(default=None, description="Of the draws, with a temperature above 0.")
+    stop: str | Annotated[list[str], Field(max_length=16, fail_fast=True)] | None = Field(
+        default=None, description="An answer in words ends before the first of these texts."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +79,17 @@ class OpenAIRequest(BaseModel):
                 message = "{name}: not supported here; leave it out"
                 raise PydanticCustomError("unsupported_parameter", message, {"name": name})
         return sent
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that the answer may have; None if the request sets no limit."""
+        return self.max_tokens if self.max_tokens is not None and self.max_tokens > 0 else None
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts before which the answer ends."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [text for text in given if text]
 
 
 class ContentPart(BaseModel):
@@ -95,7 +122,16 @@ class ChatRequest(OpenAIRequest):
         min_length=1,
         examples=[[{"role": "user", "content": "Type 2 diabetes, hypertension. No fever."}]],
     )
-    logprobs: bool | None = Field(default=False, description="Whether the answer tells log probabilities.")
+    logprobs: bool | None = Field(
+        default=False, description="Whether the answer tells log probabilities; those in words have none."
+    )
+    max_completion_tokens: int | None = Field(default=None, description="The newer name of max_tokens.")
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that the answer may have, by either name; None if the request sets no limit."""
+        newer = self.max_completion_tokens
+        return newer if newer is not None and newer > 0 else super().most_tokens
 
     def text(self) -> str:
         """Return the last user message; raises ProblemError 400 if there is none that can be read."""
@@ -112,7 +148,9 @@ class CompletionRequest(OpenAIRequest):
         Annotated[str, Field(examples=["Type 2 diabetes, hypertension."])]
         | Annotated[list[str], Field(min_length=1, max_length=1, fail_fast=True)]
     ) = Field(description="The note, or the whole prompt that training saw around it; one only.")
-    logprobs: int | None = Field(default=None, description="Whether the answer tells log probabilities.")
+    logprobs: int | None = Field(
+        default=None, description="Whether the answer tells log probabilities; those in words have none."
+    )
 
     def text(self) -> str:
         """Return the prompt."""
@@ -120,7 +158,7 @@ class CompletionRequest(OpenAIRequest):
 
 
 class Usage(BaseModel):
-    """Words of the note and codes of the answer: medcode's engines do not all have tokens."""
+    """Words of the note, and codes (or tokens, in words) of the answer: medcode's engines do not all have tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -147,7 +185,7 @@ class AssistantMessage(BaseModel):
     """The answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str = Field(description="The codes, most probable first.", examples=["I10, E11.9"])
+    content: str = Field(description="The codes, most probable first; or the answer in words.", examples=["I10, E11.9"])
 
 
 class ChatChoice(BaseModel):
@@ -156,7 +194,7 @@ class ChatChoice(BaseModel):
     index: int = 0
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: FinishReason = Field(default="stop", description="length: an answer in words was broken off.")
 
 
 class CompletionLogprobs(BaseModel):
@@ -174,7 +212,7 @@ class CompletionChoice(BaseModel):
     index: int = 0
     text: str = Field(examples=[" I10, E11.9"])
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: FinishReason = Field(default="stop", description="length: an answer in words was broken off.")
 
 
 class Answered(BaseModel):
@@ -184,7 +222,9 @@ class Answered(BaseModel):
     created: int = Field(description="Seconds since 1970.")
     model: str
     usage: Usage
-    medcode: PredictionResponse = Field(description="The whole answer, which is no part of OpenAI's API.")
+    medcode: PredictionResponse | WrittenResponse = Field(
+        description="The whole answer of /predict or /generate, with its safety report; no part of OpenAI's API."
+    )
 
 
 class ChatCompletion(Answered):

@@ -69,7 +69,7 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _is_json(request: Request) -> None:
+async def is_json(request: Request) -> None:
     """Dependency: FastAPI would take another body for a text, and say that it is no object."""
     if not re.fullmatch(r"application/([^/]+\+)?json", media_type(request)):
         raise ProblemError(415, "media_type", "send application/json")
@@ -82,7 +82,7 @@ async def _is_form(request: Request) -> None:
 
 
 @router.post(
-    "", dependencies=[Depends(_is_json)], responses=problem_responses(401, 403, 404, 413, 415, 422, 429, 503, 504)
+    "", dependencies=[Depends(is_json)], responses=problem_responses(401, 403, 404, 413, 415, 422, 429, 503, 504)
 )
 async def predict(
     body: PredictionRequest, request: Request, service: Annotated[Service, Depends(current_service)]
@@ -105,7 +105,7 @@ async def predict_pdf(
 
     A PDF without text (a scan), encrypted, damaged or too long is refused with a problem that says so.
     """
-    service.predictor(form.recipe)  # no use reading a PDF for nobody
+    service.coder(form.recipe)  # no use reading a PDF for nobody
     return await while_connected(request, _predict_pdf(form, request, service))
 
 

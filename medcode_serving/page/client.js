@@ -49,6 +49,12 @@ export function predictText(text, options, signal) {
   return ask("predict", { method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
 }
 
+/** The answer to a question in words; `options` are those of WritingOptions that are not left to the server. */
+export function askQuestion(question, options, signal) {
+  const body = JSON.stringify({ question, ...options });
+  return ask("generate", { method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
+}
+
 /** Codes of a PDF; the answer also has its `text`, and how many `pages` it has. */
 export function predictPdf(file, options, signal) {
   const body = new FormData();

@@ -1,4 +1,4 @@
-/** What a coder takes along: the answer as a file, the codes on the clipboard. */
+/** What is taken along: the answer as a file, codes or words on the clipboard. */
 
 import { make } from "./dom.js";
 
@@ -15,7 +15,10 @@ export async function copyCodes(codes) {
   const rows = codes.map(({ system, code, description, probability }) =>
     [system, code, (description ?? "").replace(/\s+/g, " "), probability ?? ""].join("\t"),
   );
-  const text = rows.join("\n");
+  return copyText(rows.join("\n"));
+}
+
+export async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   // Browsers have no clipboard on plain http, as on a hospital's own network.
   const area = make("textarea", { value: text, className: "unseen" });

@@ -14,6 +14,7 @@ export const moment = (iso) => new Date(iso).toLocaleString("en-GB", { dateStyle
 
 /** Fill the box with what a card says; what it lacks is left out. */
 export function showCard(box, card) {
+  const inWords = card.answers === "words";
   const facts = {
     Recipe: card.recipe,
     Version: card.version,
@@ -24,10 +25,12 @@ export function showCard(box, card) {
     Data: [card.data_version, card.release].filter(Boolean).join(", "),
     "Split hash": card.split_hash?.slice(0, 12),
     "Built with": card.code_version?.slice(0, 12),
-    Threshold: card.threshold == null ? null : percent(card.threshold),
-    Calibration: card.calibration,
+    Answers: inWords ? "in words" : null,
+    Threshold: card.threshold == null || inWords ? null : percent(card.threshold),
+    Calibration: inWords ? null : card.calibration,
     Vocabulary: card.vocabulary && `${card.vocabulary} codes`,
-    "Codes at most": card.decoding?.max_codes,
+    "Codes at most": inWords ? null : card.decoding?.max_codes,
+    "Tokens written": inWords ? card.decoding?.max_answer_tokens : null,
     "Tokens read": card.decoding?.max_prompt_tokens,
   };
   const list = make("dl");
@@ -54,7 +57,8 @@ function metricsTable(all, served) {
     for (const engine of engines) row.append(metricCell(shown.find((m) => m.name === name && m.engine === engine)));
     body.append(row);
   }
-  const made = `On the ${split} split, ${space} label space; in brackets the 95% bootstrap interval.`;
+  const measured = space === "words" ? "answers in words" : `${space} label space`;
+  const made = `On the ${split} split, ${measured}; in brackets the 95% bootstrap interval.`;
   const table = make("table", {}, make("thead", {}, head), body);
   const box = make("div", { className: "metrics", tabIndex: 0, role: "region", ariaLabel: "Metrics" }, table);
   return make("div", {}, make("p", { className: "made", textContent: made }), box);

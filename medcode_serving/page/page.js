@@ -1,25 +1,27 @@
 /** Wires the page: what is typed and dropped goes to the API, what comes back is shown. Nothing is stored. */
 
-import { Problem, health, modelCard, predictPdf, predictText, useKey } from "./client.js";
+import { Problem, modelCard, predictPdf, predictText } from "./client.js";
 import { CodeList, byProbability, remarks } from "./code_list.js";
 import { byId, duration, make, percent, plural } from "./dom.js";
 import { EXAMPLE } from "./example.js";
 import { copyCodes, downloadJson } from "./export.js";
+import { askForKey, followKey, keyAccepted } from "./key_form.js";
 import { showCard } from "./model_card.js";
 import { NoteView } from "./note_view.js";
+import { clearProblem, explain, showProblem } from "./problems.js";
+import * as question from "./question.js";
 import { followHealth } from "./status.js";
+import { Tabs } from "./tabs.js";
 
 const LARGEST_TEXT_FILE = 20_000_000; // bytes; the server refuses far smaller ones, but more would freeze the tab
-/** Problems whose way out is on the page. */
-const IN_OWN_WORDS = {
-  "urn:medcode:problem:too_long":
-    "The note is longer than the model reads at once: under Long notes choose Shorten or Read in windows",
-};
 const INVITATION = "Codes appear here, the most probable first. Choose one to see its evidence in the note.";
 
 const note = byId("note");
 const view = new NoteView(byId("reading"));
 const list = new CodeList(byId("codes"), { onSelect: showEvidence, onVisit: visitEvidence });
+const tabs = new Tabs(["codes", "question"], loadCard);
+
+let served = []; // [recipe, what /health says of it]
 
 let pdf = null; // the File to be sent instead of the text
 let answered = null; // {answer, text, typed, source}: what is shown on the right, and of which note
@@ -41,7 +43,7 @@ function showOnly(shown) {
 function setNote(text) {
   pdf = null;
   note.value = text;
-  clearProblem();
+  clearProblem(byId("problem"));
   showEditor();
   showWhetherStale();
   note.focus();
@@ -52,7 +54,7 @@ function setNote(text) {
 function setExample() {
   if (running) return;
   pdf = null;
-  clearProblem();
+  clearProblem(byId("problem"));
   showEditor();
   note.focus();
   note.select();
@@ -65,7 +67,7 @@ function setExample() {
 function setPdf(file) {
   pdf = file;
   byId("attachment-name").textContent = `${file.name}, ${Math.ceil(file.size / 1000)} kB`;
-  clearProblem();
+  clearProblem(byId("problem"));
   showEditor();
   showWhetherStale();
 }
@@ -73,9 +75,9 @@ function setPdf(file) {
 async function openFile(file) {
   if (!file || running) return;
   if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) setPdf(file);
-  else if (file.size > LARGEST_TEXT_FILE) showProblem("This file is too large for a note.");
+  else if (file.size > LARGEST_TEXT_FILE) tell("This file is too large for a note.");
   else if (file.type.startsWith("text/") || /\.txt$/i.test(file.name)) setNote(decodeText(await file.arrayBuffer()));
-  else showProblem("Only PDF and plain text files can be read.");
+  else tell("Only PDF and plain text files can be read.");
 }
 
 /** UTF-8, or else what Windows programs write. */
@@ -103,7 +105,7 @@ function options() {
 async function predict() {
   if (running) return;
   const [file, typed] = [pdf, note.value];
-  if (!file && !typed.trim()) return showProblem("There is no note yet: paste one, or open a file.");
+  if (!file && !typed.trim()) return tell("There is no note yet: paste one, or open a file.");
   if (!byId("top-k").reportValidity()) return;
   running = new AbortController();
   const stopClock = showRunning();
@@ -114,7 +116,7 @@ async function predict() {
     showAnswer({ answer, text: file ? (answer.text ?? "") : typed, typed: file ?? typed, source: sourceOf(file, answer) });
   } catch (error) {
     clearAnswer(); // never leave the codes of the note before
-    if (error.name !== "AbortError") onError(error, predict);
+    if (error.name !== "AbortError") onError(error);
   } finally {
     running = null;
     stopClock();
@@ -140,7 +142,7 @@ function showRunning() {
     byId("codes-pane").ariaBusy = String(runs);
     byId("codes").inert = runs;
   };
-  clearProblem();
+  clearProblem(byId("problem"));
   setRunning(true);
   show();
   const clock = setInterval(show, 100);
@@ -227,82 +229,57 @@ async function copy() {
   setTimeout(() => (byId("copy").textContent = "Copy codes"), 1500);
 }
 
-// --- Problems and the key
+// --- Problems
 
-function onError(error, again) {
+function onError(error) {
   if (!(error instanceof Problem)) throw error;
-  if (error.wantsKey) return askForKey(again);
-  const fields = error.errors.map(({ loc, msg }) => `${loc.slice(1).join(".")}: ${msg}`);
-  const wait = error.retryAfter ? [`Try again in ${error.retryAfter} s`] : [];
-  const words = IN_OWN_WORDS[error.type] ?? error.detail ?? error.title;
-  showProblem([words, ...fields, ...wait].map(sentence).join(" "), error.requestId);
+  if (error.wantsKey) askForKey(predict);
+  else tell(explain(error), error.requestId);
 }
 
-/** Write as a sentence what the API says to programs. */
-function sentence(words) {
-  const plain = words.replaceAll("`", "").replace(/\.?$/, ".");
-  return plain[0].toUpperCase() + plain.slice(1);
-}
-
-function showProblem(words, requestId = null) {
-  const parts = requestId ? [" ", make("span", { className: "request", textContent: `Request ${requestId}` })] : [];
-  byId("problem").replaceChildren(words, ...parts);
-  byId("problem").hidden = false;
-}
-
-function clearProblem() {
-  byId("problem").hidden = true;
-  byId("problem").replaceChildren();
-}
-
-let afterKey = null;
-
-/** Show the key's field; once a key is given, go on with what was refused. */
-function askForKey(again) {
-  if (!byId("key-form").hidden && byId("key").value) byId("key-hint").textContent = "The server did not accept this key.";
-  byId("key-form").hidden = false;
-  if (afterKey !== predict) afterKey = again; // a prediction goes before the model's card
-  byId("key").focus();
-}
-
-/** Put the field away once a request got through. */
-function keyAccepted() {
-  byId("key-form").hidden = true;
-  byId("key").value = "";
-}
-
-function giveKey(event) {
-  event.preventDefault();
-  useKey(byId("key").value);
-  const again = afterKey;
-  afterKey = null;
-  if (again !== loadCard) loadCard();
-  again?.();
-}
+const tell = (words, requestId) => showProblem(byId("problem"), words, requestId);
 
 // --- The model
 
+/** Show what is served: a tab for each kind of answer, and its recipes. */
+function showServed(models) {
+  served = Object.entries(models);
+  const inWords = recipesOf("question");
+  const withCodes = recipesOf("codes");
+  tabs.offer([withCodes.length || !inWords.length ? "codes" : "", inWords.length ? "question" : ""]);
+  question.showRecipes(inWords);
+  showRecipes(withCodes);
+  loadCard();
+}
+
+/** The recipes of a tab; what one answers that has no model yet is not known, and codes are the rule. */
+function recipesOf(tab) {
+  return served.filter(([, { answers }]) => (answers === "words") === (tab === "question")).map(([recipe]) => recipe);
+}
+
 async function loadCard() {
+  const recipe = byId(tabs.active === "question" ? "question-recipe" : "recipe").value;
   try {
-    const card = await modelCard(byId("recipe").value);
+    const card = await modelCard(recipe);
     keyAccepted();
     showCard(byId("card"), card);
+    if (card.answers === "words") return;
     ownThreshold = card.threshold ?? null;
-    showRecipes(card.recipes ?? [card.recipe], card.recipe);
     showThreshold();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     byId("card").textContent = error.message;
-    if (error.wantsKey) askForKey(loadCard);
+    if (error.wantsKey) askForKey();
   }
 }
 
-/** Offer the recipes if there is a choice; without one, requests name none. */
-function showRecipes(recipes, chosen) {
+/** Offer the recipes if there is a choice; without another one served, requests name none. */
+function showRecipes(recipes) {
+  const before = byId("recipe").value;
   byId("recipe-field").hidden = recipes.length < 2;
-  if (recipes.length < 2) return byId("recipe").replaceChildren();
+  if (served.length < 2) return byId("recipe").replaceChildren();
   byId("recipe").replaceChildren(...recipes.map((recipe) => make("option", { value: recipe, textContent: recipe })));
-  byId("recipe").value = chosen;
+  if (recipes.includes(before)) byId("recipe").value = before;
 }
 
 function showThreshold() {
@@ -341,7 +318,8 @@ byId("recipe").addEventListener("change", () => {
   setThreshold(null);
   loadCard();
 });
-byId("key-form").addEventListener("submit", giveKey);
+question.startQuestions({ onRecipe: loadCard, say: announce });
+followKey(loadCard);
 byId("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);
   target.value = ""; // so that the same file can be opened again
@@ -350,9 +328,11 @@ byId("file").addEventListener("change", ({ target }) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    predict();
+    if (tabs.active === "question") question.ask();
+    else predict();
   } else if (event.key === "Escape") {
-    running?.abort();
+    if (tabs.active === "question") question.cancel();
+    else running?.abort();
     byId("model").open = false;
   }
 });
@@ -371,7 +351,8 @@ document.addEventListener("drop", (event) => {
   if (!hasFiles(event)) return;
   event.preventDefault();
   document.body.classList.remove("dropping");
-  openFile(event.dataTransfer.files[0]);
+  tabs.select("codes");
+  if (tabs.active === "codes") openFile(event.dataTransfer.files[0]);
 });
 
 document.addEventListener("click", ({ target }) => {
@@ -379,5 +360,4 @@ document.addEventListener("click", ({ target }) => {
 });
 
 clearAnswer();
-loadCard();
-followHealth(loadCard);
+followHealth(showServed);

@@ -1,12 +1,12 @@
-/** Asks every few seconds whether the service can predict, and tells when it serves another version. */
+/** Asks every few seconds whether the service can answer, and tells when it serves something else. */
 
 import { health } from "./client.js";
 import { byId } from "./dom.js";
 
 const SECONDS_BETWEEN = 10;
 
-/** Show the status from now on; `onNewVersion` is called when the versions served are no longer those seen before. */
-export function followHealth(onNewVersion) {
+/** Show the status from now on; `onServed` is told the models by recipe, at first and whenever their versions change. */
+export function followHealth(onServed) {
   let before = null;
 
   async function look() {
@@ -21,7 +21,7 @@ export function followHealth(onNewVersion) {
     const versions = models.map(([recipe, { version }]) => `${recipe} ${version ?? "(none)"}`).join(", ");
     const words = news(models, before !== null && before !== versions);
     if (words) tell(words);
-    if (before !== versions && before !== null) onNewVersion();
+    if (before !== versions) onServed(now.models ?? {});
     before = versions;
     if (!now.model_loaded) show("down", now.reason ?? "not loaded");
     else if (now.status === "ok") show("ready", versions);

@@ -1,0 +1,35 @@
+"""Numbers as people write them."""
+
+import re
+
+_WORDS = {
+    "half": 0.5, "one": 1, "a": 1, "an": 1, "single": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6,
+    "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30,
+    "forty": 40, "fifty": 50, "hundred": 100,
+}  # fmt: skip
+NUMBER = (
+    r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d(?: \d){3,}(?!\d)|\d+\s?/\s?\d+(?!\d)"
+    r"|\d*\.\d+|\d+,\d{1,2}(?!\d)|\d[\do]*)"
+)
+"""1,000; 1 0 0 0; 1/2; .5; 0,5; 12OO."""
+NUMBER_WORDS = rf"\b(?:{'|'.join(word for word in _WORDS if word not in {'a', 'an'})})\b"
+COUNT_WORDS = rf"\b(?:{'|'.join(_WORDS)})\b"
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_LONGEST = 12
+"""Characters: a longer number is none of a dose."""
+
+
+def read_number(written: str) -> float:
+    """Return a number.
+
+    Args:
+        written: As `NUMBER` or one of the words match it.
+    """
+    if written in _WORDS:
+        return float(_WORDS[written])
+    digits = written.replace(" ", "").replace("o", "0")
+    if "/" in digits:
+        above, _, below = digits.partition("/")
+        return float(above) / float(below) if float(below) else 0.0
+    digits = digits.replace(",", "") if _THOUSANDS.fullmatch(digits) else digits.replace(",", ".")
+    return float(digits) if len(digits) <= _LONGEST else 0.0

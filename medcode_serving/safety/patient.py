@@ -1,0 +1,93 @@
+"""Who a question is about: age and weight, as far as it says."""
+
+import re
+from dataclasses import dataclass
+
+from medcode_serving.safety.numbers import NUMBER, NUMBER_WORDS, read_number
+
+_POUND = 0.45359237
+_OLDEST = 120
+_HEAVIEST = 400
+_N = rf"(?:{NUMBER}|{NUMBER_WORDS})"
+_YEARS = {
+    "year": 1.0,
+    "yr": 1.0,
+    "y": 1.0,
+    "month": 1 / 12,
+    "mo": 1 / 12,
+    "week": 7 / 365.25,
+    "wk": 7 / 365.25,
+    "day": 1 / 365.25,
+}
+_AGE = re.compile(
+    rf"(?<![\w.])(?P<n>{_N})\s*-?\s*(?P<unit>year|yr|month|mo|week|wk|day|y)s?\s*-?\s*(?:of age|old|o\b|/o)"
+    rf"|\b(?:aged?|age of|(?:is|am|turned|just)\s+aged?)\s*:?\s*(?P<n2>{_N})\b(?!\s*(?:week|month|mg|kg|%))"
+    rf"|\b(?:son|daughter|child|boy|girl|kid|baby|he|she|i am|i'm|mother|father|grandmother|grandfather)"
+    r"\s+(?:is|just turned)?\s*"
+    rf"(?P<n3>{NUMBER})(?=\s*(?:$|[.,;!?\n]|and\b|years?\b|with\b))"
+)  # fmt: skip
+_WEIGHT = re.compile(
+    rf"(?<![\w./])(?P<n>{NUMBER})\s*-?\s*(?P<unit>kg|kgs|kilos?|kilograms?|lbs?|pounds?)\b(?!\s*/|\s*of\b)"
+)
+_SMALL = {"newborn": 0.02, "neonate": 0.02, "infant": 0.9, "toddler": 2.0}
+_BABY = re.compile(r"\b(?:my|our|his|her|the|your)\s+(?:\w+\s+)?(?P<who>newborn|neonate|infant|toddler)\b")
+_CHILD = re.compile(
+    r"\b(?:my|our|his|her|a|the|your)\s+(?:\w+\s+)?(?:child|kid|children|kids|baby|toddler|infant|newborn)\b"
+)
+_ADULT = 18
+_OLDER_CHILD = 11.0
+"""Years, taken for a child whose age is not told: limits from 12 years on hold for it."""
+_CHILD_DOSES = 12
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Who is to take the drugs."""
+
+    age: float | None = None
+    """Years."""
+    weight: float | None = None
+    """Kilograms."""
+    child: bool = False
+    """A child, of whatever age."""
+
+    @property
+    def has_child_doses(self) -> bool:
+        """Whether limits by weight hold."""
+        return self.age < _CHILD_DOSES if self.age is not None else self.child
+
+    @property
+    def age_for_limits(self) -> float | None:
+        """The age that age limits are compared with."""
+        return self.age if self.age is not None else _OLDER_CHILD if self.child else None
+
+
+def read_patient(question: str) -> Patient:
+    """Return what a question says about the patient.
+
+    Args:
+        question: In plain letters.
+    """
+    age = _age(question)
+    weight = next(iter(_weights(question)), None)
+    is_child = bool(_CHILD.search(question)) and "pregnan" not in question
+    return Patient(age, weight, age < _ADULT if age is not None else is_child)
+
+
+def _age(text: str) -> float | None:
+    for match in _AGE.finditer(text):
+        number = read_number(match["n"] or match["n2"] or match["n3"])
+        years = number * _YEARS[match["unit"]] if match["unit"] else number
+        if years <= _OLDEST:
+            return years
+    found = _BABY.search(text)
+    return _SMALL[found["who"]] if found and "pregnan" not in text else None
+
+
+def _weights(text: str) -> list[float]:
+    found = []
+    for match in _WEIGHT.finditer(text):
+        kilograms = read_number(match["n"]) * (1.0 if match["unit"].startswith("k") else _POUND)
+        if 0.5 <= kilograms <= _HEAVIEST:
+            found.append(kilograms)
+    return found

@@ -1,0 +1,92 @@
+"""A text as rules match it: lower case, no accents, look-alike letters made Latin; every letter knows where it was."""
+
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+_LOOK_ALIKES = dict(
+    zip(
+        "абвгԁеёзікӏмнорсѕтухһԝјԛүѵαβγεζηικνορτυχωɑɡıℓ",
+        "a6brdee3iklmhopcstyxhwjqyvabyeznikvoptuxwagil",
+        strict=True,
+    )
+)
+"""Cyrillic, Greek and others, by how they look. The Greek mu of micrograms is the letter u."""
+_AS = {
+    **_LOOK_ALIKES,
+    "μ": "u",
+    "½": ".5",
+    "¼": ".25",
+    "¾": ".75",
+    "⅓": ".33",
+    "⅔": ".67",
+    "‘": "'",
+    "’": "'",
+    "ʼ": "'",
+    "´": "'",
+    "`": "'",
+    "\u202f": ",",  # a thin space between the digits of 10 000
+    "\u2009": ",",
+    "×": "x",
+    "−": "-",
+}
+_DROPPED = {"Cf", "Mn", "Me", "Cc", "Co", "Cs"}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A text in plain letters."""
+
+    text: str
+    starts: range | list[int]
+    """Where each letter began in the original."""
+    original: str
+
+    def place(self, start: int, end: int) -> tuple[int, int]:
+        """Return where a stretch stood in the original text, with the accents after its last letter."""
+        if end <= start:
+            return (0, 0)
+        last = self.starts[end - 1] + 1
+        while last < len(self.original) and unicodedata.combining(self.original[last]):
+            last += 1
+        return (self.starts[start], last)
+
+
+def plain(text: str) -> Plain:
+    """Return a text in plain letters.
+
+    Zero-width marks and soft hyphens go, full-width and styled letters become plain ones.
+
+    Args:
+        text: Any text.
+    """
+    if text.isascii():
+        return Plain(text.lower(), range(len(text)), text)
+    letters: list[str] = []
+    starts: list[int] = []
+    for place, letter in enumerate(text):
+        written = _write(letter)
+        letters.append(written)
+        starts.extend([place] * len(written))
+    return Plain("".join(letters), starts, text)
+
+
+@lru_cache(maxsize=4096)
+def _write(letter: str) -> str:
+    """Return how one letter is matched: no, one or several plain letters."""
+    if letter in _AS:
+        return _AS[letter]
+    if letter.isspace() or letter in "\t\n\r":
+        return "\n" if letter in "\n\r\u2028\u2029\x85\v\f" else " "
+    if unicodedata.category(letter) == "Nd":
+        return str(unicodedata.decimal(letter))
+    if unicodedata.category(letter) == "No":
+        return " "  # superscripts and numbers in circles are no doses
+    if unicodedata.category(letter) == "Pd":
+        return "-"
+    written = "".join(
+        _AS.get(part, part)
+        for part in unicodedata.normalize("NFKD", letter).casefold()
+        if unicodedata.category(part) not in _DROPPED
+    )
+    return written.lower()

@@ -1,0 +1,159 @@
+"""Known words behind other spellings: typing errors, digits for letters, letters set apart, hyphens inside."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+from medcode_serving.safety.words import Word
+
+_SHORTEST = 7
+"""Letters. A shorter word with one letter wrong is too often another word."""
+_TWO_ERRORS = 10
+"""From this length on two errors are forgiven."""
+_DIGITS = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "@": "a", "$": "s"}
+_MIXED = re.compile(r"[a-z].*[\d@$]|[\d@$].*[a-z]")
+_EDGE = 3
+_LONGEST_MIDDLE = 8
+"""Letters between the first error and the last."""
+_LEAST_LETTERS_APART = 5
+_MOST_APART = 20
+_MOST_DIGITS = 4
+_TRIPLE = re.compile(r"(.)\1{2,}")
+
+
+class Speller:
+    """Finds the known word that a strange one stands for. Nothing in it changes."""
+
+    def __init__(self, known: Iterable[str], names: Iterable[str], never: Iterable[str]) -> None:
+        """Take the words.
+
+        Args:
+            known: Words of phrases.
+            names: Words that are names of drugs by themselves: only they may stand in two parts.
+            never: Words that are right as they are, though close to a known one.
+        """
+        self._names = frozenset(names)
+        self._known = frozenset(known) | self._names
+        self._never = frozenset(never)
+        self._beginnings = frozenset(name[:length] for name in self._names for length in range(2, len(name)))
+        self._by_ends: defaultdict[str, list[str]] = defaultdict(list)
+        """Words that may have errors, by their first letters, and by their first and their last."""
+        for word in sorted(self._known):
+            if len(word) >= _SHORTEST and word.isalpha():
+                for end in _word_ends(word):
+                    self._by_ends[end].append(word)
+
+    def correct(self, words: Sequence[Word], text: str) -> list[Word]:
+        """Return the words with known ones in place of strange spellings.
+
+        Args:
+            words: Words of the text.
+            text: The plain text.
+        """
+        found: list[Word] = []
+        place = 0
+        while place < len(words):
+            joined = self._joined(words, place, text)
+            if joined:
+                word, place = joined
+            else:
+                word = words[place]
+                place += 1
+                better = self._resolve(word.text)
+                if better != word.text:
+                    word = Word(better, word.start, word.end, word.sentence)
+            found.append(word)
+        return found
+
+    def _resolve(self, word: str) -> str:
+        if len(word) < 4 or word in self._known or word in self._never:
+            return word
+        if _MIXED.search(word):
+            return next((letters for letters in _as_letters(word) if letters in self._known), word)
+        shorter = _TRIPLE.sub(r"\1", word)
+        if shorter in self._known:
+            return shorter
+        return self._nearest(word) if word.isalpha() else word
+
+    def _nearest(self, word: str) -> str:
+        """Return the one known word that is closest, or the word itself where none or several are."""
+        if len(word) < _SHORTEST - 1 or (word.endswith("s") and word[:-1] in self._known):
+            return word
+        candidates = {known for end in _word_ends(word) for known in self._by_ends.get(end, ())}
+        scored = sorted(
+            (distance, known)
+            for known in candidates
+            if (distance := _distance(word, known, 2 if known in self._names and len(known) >= _TWO_ERRORS else 1))
+        )
+        if not scored or (len(scored) > 1 and scored[1][0] == scored[0][0]):
+            return word
+        known = scored[0][1]
+        # "breathing" is no "breathings": an ending is grammar, not an error.
+        is_ending = word.startswith(known) or (known not in self._names and known.startswith(word))
+        return word if is_ending else known
+
+    def _joined(self, words: Sequence[Word], place: int, text: str) -> tuple[Word, int] | None:
+        """Return the known word that begins at a word and stands in several parts, and the word after it."""
+        if len(words[place].text) == 1:
+            return self._spelled_out(words, place, text)
+        if words[place].text not in self._beginnings or words[place].text in self._names:
+            return None
+        for last in (place + 2, place + 3):
+            parts = words[place:last]
+            if last > len(words) or not _close(words, last - 1, text) or parts[-1].text in self._names:
+                return None
+            together = "".join(word.text for word in parts)
+            if len(together) >= _SHORTEST and together in self._names:
+                return Word(together, parts[0].start, parts[-1].end, parts[0].sentence), last
+        return None
+
+    def _spelled_out(self, words: Sequence[Word], place: int, text: str) -> tuple[Word, int] | None:
+        """Return the known word that letters set apart make up."""
+        end = place + 1
+        while end < min(len(words), place + _MOST_APART) and len(words[end].text) == 1 and _close(words, end, text):
+            end += 1
+        for last in range(end, place + _LEAST_LETTERS_APART - 1, -1):
+            together = "".join(word.text for word in words[place:last])
+            if (resolved := self._resolve(together)) in self._known:
+                return Word(resolved, words[place].start, words[last - 1].end, words[place].sentence), last
+        return None
+
+
+def _close(words: Sequence[Word], place: int, text: str) -> bool:
+    """Tell whether no more than a mark or two stand between a word and the one before it."""
+    between = text[words[place - 1].end : words[place].start]
+    return len(between) <= 2 and not set(between) & set(",;:!?()") and words[place].text not in ";:"
+
+
+def _as_letters(word: str) -> Iterator[str]:
+    """Yield what a word with digits for letters may say."""
+    if sum(letter in _DIGITS for letter in word) <= _MOST_DIGITS:
+        for letters in product(*(_DIGITS.get(letter, letter) for letter in word)):
+            yield "".join(letters)
+
+
+def _word_ends(word: str) -> tuple[str, str]:
+    """Return what is right of a word with an error in one of its halves: its first letters, or its last."""
+    return word[:_EDGE], f"{word[0]}..{word[-_EDGE:]}"
+
+
+def _distance(left: str, right: str, most: int) -> int | None:
+    """Return the least number of letters to insert, delete, replace or swap with their neighbour; None over `most`."""
+    shorter = min(len(left), len(right))
+    if abs(len(left) - len(right)) > most:
+        return None
+    first = next((place for place in range(shorter) if left[place] != right[place]), shorter)
+    last = next((place for place in range(shorter - first) if left[-1 - place] != right[-1 - place]), shorter - first)
+    left, right = left[first : len(left) - last], right[first : len(right) - last]
+    if max(len(left), len(right)) > _LONGEST_MIDDLE:
+        return None
+    before, row = list[int](), list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        earlier, before, row = before, row, [i]
+        for j, b in enumerate(right, 1):
+            best = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                best = min(best, earlier[j - 2] + 1)
+            row.append(best)
+    return row[-1] if row[-1] <= most else None

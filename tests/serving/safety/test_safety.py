@@ -1,0 +1,215 @@
+"""What a check says of answers: interactions, red flags, doses, and what is no danger."""
+
+import threading
+import time
+
+import pytest
+
+from medcode_serving.safety import SafetyReport, SafetyWarning, check_safety
+
+
+def check(question: str, answer: str) -> SafetyReport:
+    return check_safety(answer, question=question)
+
+
+def only(question: str, answer: str) -> SafetyWarning:
+    (warning,) = check(question, answer).warnings
+    return warning
+
+
+def test_one_drug_in_the_question_and_one_in_the_answer() -> None:
+    report = check("I take warfarin.", "Take ibuprofen.")
+    (warning,) = report.warnings
+    assert report.risk_level == "high"
+    assert (warning.kind, warning.rule, warning.severity) == ("interaction", "warfarin+ibuprofen", "high")
+    assert warning.source == "FDA label, warfarin, section 7"
+    assert [(span.where, span.text) for span in warning.spans] == [("question", "warfarin"), ("answer", "ibuprofen")]
+    assert [(span.start, span.end) for span in warning.spans] == [(7, 15), (5, 14)]
+    assert "Not for clinical use" in report.disclaimer
+    assert len(report.rules) == 16
+
+
+def test_nothing_to_say() -> None:
+    report = check("How do I sleep better?", "Keep a regular rhythm.")
+    assert (report.risk_level, report.warnings) == ("none", ())
+
+
+def test_spans_point_into_the_original_through_odd_letters() -> None:
+    question = "I take wаr\u200bfа\u00adrin"  # Cyrillic a, a zero-width space, a soft hyphen
+    span = only(question, "Take ibuprofén.").spans[0]
+    assert span.text == "wаr\u200bfа\u00adrin" == question[span.start : span.end]
+
+
+def test_advice_against_is_low_and_says_so() -> None:
+    warning = only("I take warfarin. Can I take ibuprofen?", "No, do not take ibuprofen with warfarin.")
+    assert (warning.severity, warning.addressed) == ("low", True)
+    assert warning.message.endswith("The answer itself advises against it.")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "addressed"),
+    [
+        ("I take warfarin.", "Avoid ibuprofen.", True),
+        ("I take warfarin.", "Avoid ibuprofen. On second thought, take ibuprofen.", False),
+        ("I take warfarin.", "You do not need to avoid ibuprofen.", False),
+        ("Is it dangerous to take warfarin with ibuprofen?", "No.", False),
+        ("Is it dangerous to take warfarin with ibuprofen?", "Yes.", True),
+        ("Can I take warfarin with ibuprofen?", "No.", True),
+        ("Can I take warfarin with ibuprofen?", "Yes.", False),
+    ],
+)
+def test_yes_and_no(question: str, answer: str, addressed: bool) -> None:
+    assert only(question, answer).addressed is addressed
+
+
+def test_a_choice_is_no_combination() -> None:
+    assert check("My back hurts.", "Take ibuprofen or naproxen.").warnings == ()
+    assert only("My back hurts.", "Take ibuprofen and naproxen.").rule == "class:nsaid+class:nsaid"
+
+
+def test_a_class_and_its_own_drug() -> None:
+    assert check("Is ibuprofen an NSAID?", "Yes, NSAIDs such as ibuprofen relieve pain.").warnings == ()
+
+
+def test_look_alikes_are_told_apart() -> None:
+    assert check("I take warfarin and Celexa.", "Fine.").warnings[0].rule == "warfarin+citalopram"
+    assert check("I take warfarin and Celebrex.", "Fine.").warnings[0].rule == "warfarin+celecoxib"
+
+
+def test_a_red_flag_says_whether_the_answer_sends_to_care() -> None:
+    question = "I have chest pain and my left arm is numb."
+    assert check(question, "Rest.").risk_level == "emergency"
+    assert not only(question, "Rest.").addressed
+    sent = only(question, "Call 911 now.")
+    assert sent.addressed
+    assert (sent.rule, sent.severity) == ("heart_attack", "emergency")
+    assert not only(question, "There is no need to call 911.").addressed
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "I have no chest pain.",
+        "I don't have chest pain.",
+        "My chest pain resolved years ago.",
+        "What causes chest pain?",
+        "If I get chest pain, what should I do?",
+        "Chest pain was ruled out.",
+    ],
+)
+def test_no_chest_pain(question: str) -> None:
+    assert check(question, "Rest.").risk_level == "none"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "I don't know why I have chest pain.",
+        "It's not only chest pain.",
+        "My chest pain won't go away.",
+        "No fever, but chest pain since today.",
+        "I had chest pain years ago and now I have chest pain again.",
+    ],
+)
+def test_chest_pain_all_the_same(question: str) -> None:
+    assert only(question, "Rest.").rule == "chest_pain"
+
+
+def test_only_a_young_baby_has_an_emergency_with_fever() -> None:
+    assert only("My 2-month-old has a fever.", "Wait.").rule == "infant_fever"
+    assert check("My 4-month-old has a fever.", "Wait.").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("Acetaminophen 1000 mg every 4-6 hours.", "6000 mg in a day is more than 4000 mg"),  # the worst case: 24 / 4
+        ("Take 2 tablets of 800 mg ibuprofen.", "1600 mg in one dose is more than 800 mg"),
+        ("Ibuprofen 1 g three times a day.", "1000 mg in one dose is more than 800 mg"),
+        ("Metformin 1,300 mg twice daily.", "2600 mg in a day is more than 2550 mg"),
+        ("Digoxin 2.5 mg daily.", "2500 mcg in a day is more than 500 mcg"),
+        ("Levothyroxine 1 mg daily.", "1000 mcg in a day is more than 300 mcg"),
+        ("Take methotrexate 10 mg daily.", "taken oftener than every 168 hours"),
+        ("Insulin lispro 20 mg before dinner.", "stated in mg, but dosed in units"),
+        ("Ketorolac 100 mg iv.", "100 mg in one dose is more than 30 mg"),
+        ("The maximum of acetaminophen is 8 g a day.", "8000 mg in a day is more than 4000 mg"),
+    ],
+)
+def test_doses_too_high(answer: str, told: str) -> None:
+    warning = only("Pain.", answer)
+    assert warning.kind == "dose"
+    assert told in warning.message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Acetaminophen 500 mg every 4-6 hours.",
+        "Acetaminophen 1 g q6h.",
+        "Digoxin 250 mcg daily.",
+        "Digoxin 0,25 mg daily.",
+        "Alprazolam .5 mg twice daily.",
+        "Methotrexate 15 mg once a week.",
+        "Morphine 10 mg iv.",
+        "Do not take 8 g of acetaminophen a day.",
+        "More than 10 g of acetaminophen destroys the liver.",
+        "Vitamin D 50,000 units weekly.",
+        "Diclofenac gel 4 g four times daily.",
+        "Alendronate 70 mg once a week.",
+        "Potassium was 4.1 mmol/L; digoxin level 1.2 ng/mL; ibuprofen 400 mg.",
+    ],
+)
+def test_doses_within_limits(answer: str) -> None:
+    assert check("Pain.", answer).warnings == ()
+
+
+def test_a_small_excess_is_moderate() -> None:
+    assert only("Pain.", "Acetaminophen 4.5 g a day.").severity == "moderate"
+    assert only("Pain.", "Acetaminophen 6 g a day.").severity == "high"
+
+
+def test_doses_by_weight() -> None:
+    # 20 kg x 10 mg/kg = 200 mg at once, 20 kg x 40 mg/kg = 800 mg a day
+    assert check("My 20 kg child has a fever.", "Ibuprofen 200 mg every 8 hours.").warnings == ()
+    told = only("My 44 lb child.", "Ibuprofen 300 mg.").message
+    assert "300 mg in one dose is more than 199.581 mg" in told  # 44 lb = 19.9581 kg
+    assert "1000 mg in a day is more than 800 mg" in only("My 20 kg child.", "Ibuprofen 50 mg/kg/day.").message
+    assert "20 mg/kg in one dose is more than 10 mg/kg" in only("My child.", "Ibuprofen 20 mg/kg.").message
+    assert "300 mg in one dose" in only("My 20 kg child.", "Give 15 mL of ibuprofen 100 mg/5 mL.").message
+
+
+def test_ages() -> None:
+    young = only("My 8 year old has a cough.", "Give codeine syrup.")
+    assert (young.kind, young.rule, young.severity) == ("age", "codeine/oral", "high")
+    assert "under 12 years" in young.message
+    assert "over 64 years" in only("I am 80 years old.", "Take diazepam 2 mg.").message
+    assert check("My 8 year old has a cough.", "Do not give codeine.").warnings == ()
+    assert check("I am 40 years old.", "Take diazepam 2 mg.").warnings == ()
+
+
+def test_the_most_severe_stands_first() -> None:
+    report = check("I have chest pain and sweat. I take lisinopril and naproxen.", "Take acetaminophen 9 g a day.")
+    assert [one.severity for one in report.warnings] == ["emergency", "high", "moderate"]
+
+
+def test_many_threads_get_the_same() -> None:
+    question, answer = "I take Coumadin, 2 year old boy", "Take w4rfarin and ibu-profen 5 g."
+    found: list[SafetyReport] = []
+    threads = [threading.Thread(target=lambda: found.append(check(question, answer))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and len({report.model_dump_json() for report in found}) == 1
+
+
+def test_time_grows_with_the_length_only() -> None:
+    piece = "I take warfarin 5 mg and have no chest pain.\n- 1 0 0 0 mg. b.i.d. (a|b) i b u p r o f e n: "
+
+    def seconds(text: str) -> float:
+        started = time.thread_time()
+        check_safety(text, question=text)
+        return time.thread_time() - started
+
+    seconds(piece)
+    assert seconds(piece * 200) < 40 * max(seconds(piece * 20), 0.01)
