@@ -102,10 +102,23 @@ def load_trainable(job: TrainingJob, device: str, precision: Precision) -> "PreT
         model.set_attn_implementation(PACKED)
     if training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    if mode == "qlora":
+        _keep_trainable_layout(model)
     if mode != "full":
         model = adapted(model, job.base, job.lora, training, job.trained_tokens)
     model.train()
     return model if mode == "qlora" else model.to(torch.device(device))
+
+
+def _keep_trainable_layout(model: Any) -> None:
+    """Keep 4-bit weights as training needs them.
+
+    On CPUs with AVX512-BF16, bitsandbytes packs them anew for inference at the first look at the validation split, and
+    the packed kernel has no gradient: the next step fails.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def own_attention(training: TrainingSettings) -> str | None:

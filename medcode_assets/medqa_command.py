@@ -1,0 +1,165 @@
+"""What `medcode medqa run`, `models` and `check` do, once their flags are read."""
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from medcode_assets.commands import require_assets_extra
+from medcode_assets.config import parse_assignments
+from medcode_serving.errors import MedcodeError
+
+if TYPE_CHECKING:
+    from medcode_assets.recipes.medqa.choosing import Candidate, Mode, Task
+    from medcode_assets.recipes.medqa.settings import MedqaSettings
+
+RECIPE = "medqa"
+LAST = ("errors", "brevity", "gguf")
+"""Assets at which a run stops."""
+
+
+def run_medqa(
+    home: Path, name: str, config: Path | None, assignments: list[str], *, drop_existing: bool = False
+) -> None:
+    """Materialize the recipe for a set of questions and print what came of it.
+
+    Raises:
+        MedcodeError: as `load_medqa_settings` and the assets do, or the name is none for a partition.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
+    require_assets_extra()
+    from medcode_assets.recipes.medqa.settings import load_medqa_settings
+
+    settings = load_medqa_settings(config, parse_assignments(assignments))
+    materialize_questions(home, name, settings, drop_existing=drop_existing)
+    print_results(home, name)
+
+
+def materialize_questions(home: Path, name: str, settings: "MedqaSettings", *, drop_existing: bool = False) -> None:
+    """Materialize the recipe to the end, a line an asset on stderr."""
+    from medcode_assets.pipeline import materialize_words, open_instance
+
+    with open_instance(home) as instance:
+        typer.echo(f"{RECIPE}: questions {name}, state in {home}", err=True)
+        materialize_words(instance, home, RECIPE, LAST, name, settings, drop_existing=drop_existing)
+
+
+def print_results(home: Path, name: str) -> None:
+    """Print what a set of questions came to, as far as it is made: measures, confidence, brevity, errors."""
+    from medcode_assets.artifacts import made
+    from medcode_assets.recipes.medqa.brevity import read_brevity
+    from medcode_assets.recipes.medqa.confidence import read_confidence
+    from medcode_assets.recipes.medqa.errors import PAGE, read_errors
+    from medcode_assets.recipes.words.measuring import read_word_report, word_table
+
+    folder = home / "artifacts" / RECIPE / name
+    if made(folder / "evaluation"):
+        typer.echo("\n" + word_table(read_word_report(folder / "evaluation")))
+    if made(folder / "confidence"):
+        told = read_confidence(folder / "confidence")
+        area = "not to be had" if told.auroc is None else f"{told.auroc:.3f}"
+        typer.echo(
+            f"\nConfidence: calibration error {told.ece_before:.3f}, with temperature {told.temperature:.2f} "
+            f"{told.ece:.3f}; AUROC of right against wrong {area}"
+        )
+    if made(folder / "brevity"):
+        tried = read_brevity(folder / "brevity")
+        free, best = tried.rows[0], tried.rows[tried.recommended]
+        typer.echo(
+            f"Brevity:    {free.words:.1f} words an answer without control; recommended: {best.label} "
+            f"({best.words:.1f} words, accuracy of written answers {free.accuracy_generated:.3f} -> "
+            f"{best.accuracy_generated:.3f} on {tried.questions} validation questions)"
+        )
+    if made(folder / "errors"):
+        found = read_errors(folder / "errors")
+        typer.echo(f"Errors:     {found.wrong} of {found.answers} wrong; {folder / 'errors' / PAGE}")
+
+
+def print_models(
+    memory_gib: float,
+    task: "Task",
+    mode: "Mode",
+    tokens: int,
+    config: Path | None,
+    assignments: list[str],
+    *,
+    commercial: bool = False,
+) -> None:
+    """Print the known base models, those that fit first. Raises MedcodeError as `choose_model` does."""
+    require_assets_extra()
+    from tqdm import tqdm
+
+    from medcode_assets.progress import step
+    from medcode_assets.recipes.medqa.choosing import choose_model, known_models
+    from medcode_assets.recipes.medqa.settings import load_medqa_settings
+
+    settings = load_medqa_settings(config, parse_assignments(assignments))
+    with tqdm(total=len(known_models()), desc="planning", unit="model", leave=False) as bar:
+        found = choose_model(
+            memory_gib,
+            task,
+            mode,
+            tokens=tokens,
+            training=settings.training,
+            lora=settings.lora,
+            commercial=commercial,
+            on_progress=partial(step, bar),
+        )
+    typer.echo(
+        f"Base models for {task} by {mode}, batch_size {settings.training.batch_size}, examples of {tokens} tokens, on "
+        f"a device of {memory_gib:g} GiB:"
+    )
+    for line in model_lines(found):
+        typer.echo(line)
+    best = found[0]
+    if best.fits:
+        typer.echo(f"\nThe first one: medcode medqa run --set model.base={best.model.id} --set training.mode={mode}")
+    else:
+        typer.echo("\nNone fits: lower training.batch_size or --tokens, or take --mode qlora")
+
+
+def model_lines(found: "list[Candidate]") -> list[str]:
+    """Return the table that is printed."""
+    width = max(len(one.model.id) for one in found)
+    lines = [f"  {'model':<{width}} {'parameters':>10} {'needs':>9}  {'fits':<5}{'context':>8}  licence; good at"]
+    for one in found:
+        model = one.model
+        good = ", ".join((*model.good_at, *(["medicine"] if model.medical else [])))
+        lines.append(
+            f"  {model.id:<{width}} {f'{model.parameters:g} B':>10} {one.needed_gib:>5.1f} GiB  "
+            f"{'yes' if one.fits else 'no':<5}{model.context:>8,}  {model.license}; {good}. {model.note}"
+        )
+    return lines
+
+
+def check_questions(home: Path, source: str, config: Path | None, assignments: list[str]) -> None:
+    """Read a source as the recipe does and print what comes of it.
+
+    Raises:
+        MedcodeError: it cannot be read, or none of its rows can be used.
+    """
+    require_assets_extra()
+    from medcode_assets.recipes.medqa.preparation import REASONS, prepare
+    from medcode_assets.recipes.medqa.settings import load_medqa_settings
+    from medcode_assets.recipes.medqa.sources import find_source, read_source
+    from medcode_assets.recipes.words.questions import SPLITS
+
+    settings = load_medqa_settings(config, {**parse_assignments(assignments), "medqa.source": source}).medqa
+    read = read_source(find_source(settings, home / "cache" / "datasets"), settings.cop_base)
+    _, facts = prepare(read.rows, settings)
+    kept = ", ".join(f"{split} {facts.kept[split]:,}" for split in SPLITS)
+    typer.echo(f"{source}: {facts.read:,} rows; options counted from {read.cop_base} ({read.why})")
+    typer.echo(f"  questions: {kept} (splits: {facts.splits}); {facts.examples:,} training examples")
+    typer.echo(f"  {facts.groups:,} groups of near-identical questions, {facts.open_questions:,} without options")
+    for reason, count in facts.dropped.items():
+        typer.echo(f"  left out {count:>7,}  {REASONS[reason]}")
+    width = max(len(subject) for subject in facts.subjects)
+    typer.echo(f"  {'subject':<{width}}" + "".join(f"{split:>12}" for split in SPLITS))
+    for subject, counts in sorted(facts.subjects.items(), key=lambda one: (-sum(one[1].values()), one[0])):
+        typer.echo(f"  {subject:<{width}}" + "".join(f"{counts[split]:>12,}" for split in SPLITS))
+    empty = [split for split in SPLITS if not facts.kept[split]]
+    if empty:
+        raise MedcodeError(f"{source}: no question in {' and '.join(empty)}; give more rows or larger shares")

@@ -1,0 +1,1 @@
+"""Recipe `medqa`: multiple-choice and open medical questions, in the shape of MedMCQA."""

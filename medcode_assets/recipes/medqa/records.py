@@ -1,0 +1,117 @@
+"""Files of exam questions as numbered records: JSON, JSON lines, parquet, arrow."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from medcode_serving.errors import MedcodeError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_file(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield a file's records with their numbers, from 1 (in files of JSON lines: the line's).
+
+    Raises:
+        MedcodeError: the file is of no known kind, cannot be read, is cut off or broken at a row, or is not UTF-8.
+    """
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        raise MedcodeError(f"{path}: of no known kind; expected a name that ends with {', '.join(READERS)}")
+    try:
+        yield from reader(path)
+    except OSError as error:
+        # pyarrow's own errors about broken files are OSErrors, too, without a number.
+        reason = error.strerror or "cut off or broken; fetch it anew"
+        raise MedcodeError(f"{path}: cannot be read ({reason})") from None
+
+
+def _json(path: Path) -> Iterator[tuple[int, Any]]:
+    """Read one array, or objects line by line: MedMCQA's own `.json` files are of lines."""
+    with path.open("rb") as file:
+        first = next((line.lstrip() for line in file if line.removeprefix(_BYTE_ORDER_MARK).strip()), b"")
+    if not first.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"["):
+        yield from _lines(path)
+        return
+    contents = _decoded(path.read_bytes().removeprefix(_BYTE_ORDER_MARK), path)
+    try:
+        records = json.loads(contents)
+    except json.JSONDecodeError as error:
+        raise MedcodeError(
+            f"{path}, line {error.lineno}: no JSON ({error.msg}, column {error.colno}); correct it"
+        ) from None
+    yield from enumerate(records, start=1)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
+            if not line.strip():
+                continue
+            text = _decoded(line, path, first=number)
+            try:
+                yield number, json.loads(text)
+            except json.JSONDecodeError as error:
+                raise MedcodeError(
+                    f"{path}, row {number}: no JSON ({error.msg}, column {error.colno}); correct or delete the line"
+                ) from None
+
+
+def _decoded(raw: bytes, path: Path, first: int = 1) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        row = first + raw.count(b"\n", 0, error.start)
+        raise MedcodeError(
+            f"{path}, row {row}: not UTF-8 (byte 0x{raw[error.start]:02x}); if it is Windows-1252, convert that row "
+            "with `iconv -f cp1252 -t utf-8`"
+        ) from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from enumerate(batch.to_pylist(), start=number + 1)
+                number += batch.num_rows
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise MedcodeError(_broken(path, number, error)) from None
+
+
+def _arrow(path: Path) -> Iterator[tuple[int, Any]]:
+    """Read an Arrow file, or a stream, which is what the datasets library writes."""
+    import pyarrow as pa
+
+    number = 0
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            try:
+                reader = pa.ipc.open_stream(mapped)
+            except pa.ArrowInvalid:
+                mapped.seek(0)
+                file = pa.ipc.open_file(mapped)
+                reader = map(file.get_batch, range(file.num_record_batches))
+            for batch in reader:
+                yield from enumerate(batch.to_pylist(), start=number + 1)
+                number += batch.num_rows
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise MedcodeError(_broken(path, number, error)) from None
+
+
+def _broken(path: Path, rows: int, error: Exception) -> str:
+    return f"{path}: broken or cut off after row {rows} ({type(error).__name__}); fetch the file anew"
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+    ".jsonl": _lines,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}
+"""By how a file's name ends."""

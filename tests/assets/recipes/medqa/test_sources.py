@@ -1,0 +1,174 @@
+"""Files and data sets of MedMCQA's shape are read, and what is wrong with one is told with file and row."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from medcode_assets.recipes.medqa.rows import ExamRow, unlabelled
+from medcode_assets.recipes.medqa.settings import MedqaSection
+from medcode_assets.recipes.medqa.sources import ReadQuestions, find_source, hub_source, read_source
+from medcode_serving.errors import MedcodeError
+from tests.assets.recipes.medqa.exam_rows import DRUGS, record
+
+
+def read(path: Path, cop_base: str = "auto") -> ReadQuestions:
+    settings = MedqaSection(source=str(path), cop_base=cop_base)  # type: ignore[arg-type]
+    return read_source(find_source(settings, path.parent / "cache"), settings.cop_base)
+
+
+def write_lines(path: Path, records: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
+    return path
+
+
+def right(rows: Sequence[ExamRow]) -> list[str | None]:
+    return [None if row.cop is None else row.options[row.cop] for row in rows]
+
+
+def test_the_authors_count_options_from_one(tmp_path: Path) -> None:
+    found = read(write_lines(tmp_path / "dev.jsonl", [record(n, cop=n % 4 + 1) for n in range(8)]))
+    assert found.cop_base == 1
+    assert right(found.rows) == [*DRUGS, *DRUGS]
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.json", "array.json", "q.parquet", "q.arrow"])
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    records = [record(n, cop=n % 4, exp=f"why {n}") for n in range(6)]
+    path = tmp_path / name
+    table = pa.Table.from_pylist(records)
+    if name == "array.json":
+        path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    elif name.endswith(".parquet"):
+        pq.write_table(table, path)
+    elif name.endswith(".arrow"):
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        write_lines(path, records)
+    found = read(path)
+    assert found.cop_base == 0
+    assert right(found.rows) == [*DRUGS, *DRUGS[:2]]
+    assert [row.explanation for row in found.rows] == [f"why {n}" for n in range(6)]
+
+
+def test_the_hubs_way_of_loading_counts_from_zero_and_has_no_answers_in_test(tmp_path: Path) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["a", "b", "c", "d"])
+    folder = tmp_path / "openlife" / "data"
+    folder.mkdir(parents=True)
+    for split, cops in {"train": [1, 2, 3, 1], "validation": [1, 2], "test": [-1, -1]}.items():
+        made = datasets.Dataset.from_list([record(n, cop=cop) for n, cop in enumerate(cops)])
+        made.cast_column("cop", names).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    source = hub_source(str(tmp_path / "openlife"), None, tmp_path / "cache")
+    found = read_source(source)
+    assert (found.cop_base, source.base) == (0, 0)
+    assert {row.split for row in found.rows} == {"train", "validation", "test"}
+    assert right([row for row in found.rows if row.split == "train"]) == ["warfarin", "aspirin", "insulin", "warfarin"]
+    assert right([row for row in found.rows if row.split == "test"]) == [None, None]
+    # The same files as a local folder tell it by themselves, too.
+    local = read(tmp_path / "openlife")
+    assert local.cop_base == 0
+    assert sorted(map(str, right(local.rows))) == sorted(map(str, right(found.rows)))
+
+
+def test_a_hub_that_is_not_to_be_had_is_named_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    with pytest.raises(MedcodeError, match=r"openlifescienceai/medmcqa: not in .*cache.*name its folder"):
+        hub_source("openlifescienceai/medmcqa", None, tmp_path / "cache")
+
+
+def test_a_file_that_does_not_tell_where_it_counts_from_is_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "q.jsonl", [record(n, cop=n % 3 + 1) for n in range(6)])
+    with pytest.raises(MedcodeError, match="never 0 and never 4.*set medqa.cop_base"):
+        read(path)
+    assert right(read(path, "1").rows)[:3] == list(DRUGS[:3])
+    assert right(read(path, "0").rows)[:3] == list(DRUGS[1:])
+
+
+def test_a_setting_that_the_file_contradicts_is_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "q.jsonl", [record(0, cop=1), record(1, cop=4)])
+    with pytest.raises(MedcodeError, match=r"cop_base is 0, and column cop is 4 in .*q.jsonl, row 2"):
+        read(path, "0")
+
+
+BAD: dict[str, tuple[list[Any], str]] = {
+    "no question": ([record(0), {"opa": "x"}], "row 2: no column question"),
+    "no option": ([{k: v for k, v in record(0).items() if k != "opc"}], "row 1: no column opc"),
+    "no cop": ([{k: v for k, v in record(0).items() if k != "cop"}], "row 1: no column cop"),
+    "open without answer": ([{"question": "Why?"}], "row 1: no columns opa, .*open questions need an answer"),
+    "number for text": ([record(0), record(1, opb=7)], "row 2: column opb is a int; expected text"),
+    "text for cop": ([record(0, cop="b")], "row 1: column cop is a str"),
+    "true for cop": ([record(0, cop=True)], "row 1: column cop is a bool"),
+    "cop out of range": ([record(0, cop=5)], "row 1: column cop is 5"),
+    "both counts": ([record(0, cop=0), record(1, cop=4)], "cop is 0 in .*row 1 and 4 in .*row 2"),
+    "no object": ([record(0), ["a"]], "row 2: a list where an object"),
+    "empty": ([], "has no rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_row_is_told_with_file_and_row(tmp_path: Path, case: str) -> None:
+    records, message = BAD[case]
+    with pytest.raises(MedcodeError, match=message) as raised:
+        read(write_lines(tmp_path / "q.jsonl", records))
+    assert "illness" not in str(raised.value)
+    if case != "both counts":
+        assert "q.jsonl" in str(raised.value)
+
+
+def test_broken_files_are_told_with_the_row(tmp_path: Path) -> None:
+    lines = [json.dumps(record(n, cop=4)) for n in range(3)]
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(lines[0] + "\n" + lines[1][:40] + "\n", encoding="utf-8")
+    with pytest.raises(MedcodeError, match=r"broken.jsonl, row 2: no JSON"):
+        read(broken)
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_bytes(f"{lines[0]}\n".encode() + '{"question": "Sjögren"}\n'.encode("cp1252"))
+    with pytest.raises(MedcodeError, match=r"mixed.jsonl, row 2: not UTF-8 \(byte 0xf6\).*iconv"):
+        read(mixed)
+    array = tmp_path / "array.json"
+    array.write_bytes(b"[\n" + lines[0].encode() + b',\n{"question": "Sj\xf6gren"}]')
+    with pytest.raises(MedcodeError, match=r"array.json, row 3: not UTF-8"):
+        read(array)
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(pa.Table.from_pylist([record(n, cop=4) for n in range(50)]), whole)
+    for name, ending in (("cut.parquet", ".parquet"), ("cut.arrow", ".arrow")):
+        cut = tmp_path / name
+        cut.write_bytes(whole.read_bytes()[:300])
+        with pytest.raises(MedcodeError, match=rf"cut\{ending}: "):
+            read(cut)
+    with pytest.raises(MedcodeError, match="no such file"):
+        read(tmp_path / "missing.jsonl")
+    with pytest.raises(MedcodeError, match="of no known kind"):
+        read(write_lines(tmp_path / "q.csv", [record(0)]))
+
+
+def test_a_folder_needs_files_named_for_splits(tmp_path: Path) -> None:
+    write_lines(tmp_path / "questions.jsonl", [record(0, cop=4)])
+    with pytest.raises(MedcodeError, match="no file there is named train"):
+        read(tmp_path)
+    write_lines(tmp_path / "train.json", [record(0, cop=4)])
+    write_lines(tmp_path / "dev.json", [record(1, cop=2)])
+    assert [(row.split, row.cop) for row in read(tmp_path).rows] == [("validation", 1), ("train", 3)]
+
+
+def test_texts_lose_blanks_controls_and_letters_of_their_own() -> None:
+    assert unlabelled(("a) one", "B. two", "(c) three", "d)four")) == ("one", "two", "three", "four")
+    assert unlabelled(("a) one", "two", "c) three", "d) four"))[0] == "a) one"
+
+
+def test_open_questions_have_an_answer_and_no_options(tmp_path: Path) -> None:
+    open_one = {"question": "What  lowers\u200b glucose?", "answer": "Insulin.", "subject_name": None}
+    (found,) = read(write_lines(tmp_path / "q.jsonl", [open_one])).rows
+    assert (found.question, found.options, found.answer) == ("What lowers glucose?", (), "Insulin.")
+    assert found.subject == "Unknown"
