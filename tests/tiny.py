@@ -91,11 +91,13 @@ def over_nf4(base: Path, adapter: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from medcode_assets.training.models import keep_trainable_layout
     from medcode_serving.adapters import nf4_config
 
     quantised = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, quantization_config=nf4_config(torch.float32), device_map={"": "cpu"}
     )
+    keep_trainable_layout(quantised)
     return PeftModel.from_pretrained(quantised, adapter).eval()
 
 

@@ -103,14 +103,14 @@ def load_trainable(job: TrainingJob, device: str, precision: Precision) -> "PreT
     if training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if mode == "qlora":
-        _keep_trainable_layout(model)
+        keep_trainable_layout(model)
     if mode != "full":
         model = adapted(model, job.base, job.lora, training, job.trained_tokens)
     model.train()
     return model if mode == "qlora" else model.to(torch.device(device))
 
 
-def _keep_trainable_layout(model: Any) -> None:
+def keep_trainable_layout(model: Any) -> None:
     """Keep 4-bit weights as training needs them.
 
     On CPUs with AVX512-BF16, bitsandbytes packs them anew for inference at the first look at the validation split, and
