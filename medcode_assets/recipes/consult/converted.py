@@ -1,0 +1,81 @@
+"""What a conversion came to: the artifact of converted rows, and how they are held against their source."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medcode_assets.artifacts import making
+from medcode_assets.recipes.consult.converting.convert import Outcome, write_dataset
+from medcode_assets.recipes.consult.questions import ROWS, write_rows
+from medcode_assets.recipes.consult.settings import ConsultSection
+from medcode_assets.recipes.consult.sources import Conversation
+from medcode_assets.recipes.consult.structure import check_structure
+
+DATASET = "dataset"
+"""Folder of the artifact that `datasets.load_from_disk` reads."""
+CHECKS = {
+    "nothing_lost": "Every conversation is there once, in order, with its original answer.",
+    "structure_valid": "The converted answers are valid hierarchical lists (consult.least_valid of them).",
+    "enough_converted": "Half of the answers or more could be converted.",
+}
+BLOCKING = {"nothing_lost"}
+LEAST_CONVERTED = 0.5
+
+
+def make_converted(
+    before: Sequence[Conversation], outcome: Outcome, section: ConsultSection, target: Path, made_from: str
+) -> None:
+    """Write an artifact of a conversion: its rows, the data set, what was measured and checked."""
+    measured = measure_structure(outcome)
+    with making(target, made_from) as (folder, facts):
+        write_rows(outcome.rows, folder / ROWS)
+        write_dataset(outcome.rows, folder / DATASET)
+        facts.update(measured=measured, unanswered=outcome.unanswered)
+        facts.update(checks=[list(check) for check in check_converted(before, outcome, measured, section)])
+
+
+def measure_structure(outcome: Outcome) -> dict[str, Any]:
+    """Return counts and shares; the shares are over converted rows."""
+    found = [check_structure(row.doctor) for row in outcome.rows if row.success]
+    share = 1 / len(found) if found else 0.0
+    return {
+        "rows": len(outcome.rows),
+        "converted": len(found),
+        "not_converted": len(outcome.rows) - len(found),
+        "unanswered": outcome.unanswered,
+        "valid": share * sum(one.valid for one in found),
+        "answer_first": share * sum(one.answer_first for one in found),
+        "mean_levels": share * sum(one.levels for one in found),
+        "mean_overlap": share * sum(one.overlap for one in found),
+        "levels": {str(levels): count for levels, count in sorted(Counter(one.levels for one in found).items())},
+    }
+
+
+def check_converted(
+    before: Sequence[Conversation], outcome: Outcome, measured: dict[str, Any], section: ConsultSection
+) -> list[tuple[str, bool, str]]:
+    """Return name, whether it passed, and the reason of each of `CHECKS`."""
+    same = [_same(one, other) for one, other in zip(before, outcome.rows, strict=False)]
+    lost = max(len(before), len(outcome.rows)) - sum(same)
+    share = measured["converted"] / max(measured["rows"], 1)
+    return [
+        ("nothing_lost", lost == 0, f"{lost:,} of {len(before):,} rows are missing, moved or changed"),
+        (
+            "structure_valid",
+            measured["converted"] > 0 and measured["valid"] >= section.least_valid,
+            f"{measured['valid']:.1%} of {measured['converted']:,} converted answers are valid, asked for "
+            f"{section.least_valid:.0%}",
+        ),
+        (
+            "enough_converted",
+            share >= LEAST_CONVERTED,
+            f"{measured['converted']:,} of {measured['rows']:,} answers were converted ({share:.1%})",
+        ),
+    ]
+
+
+def _same(before: Conversation, after: Conversation) -> bool:
+    """Whether a row is the one that it was made from."""
+    original = before.original if before.original is not None else before.doctor
+    return (before.row, before.question, original) == (after.row, after.question, after.original)

@@ -1,0 +1,168 @@
+"""The loop that has a model convert: many requests at a time, every reply into a journal as soon as it is there.
+
+The journal (`medcode_assets.synthesis.journal`) is on the disk before the run goes on. So a killed run has lost what
+was under way and nothing else, and the next one asks for nothing twice: a row's next request follows from its records.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from medcode_assets.recipes.consult.converting.replies import Refused, read_reply, unreadable
+from medcode_assets.recipes.consult.converting.requests import Earlier, conversion_request
+from medcode_assets.recipes.consult.sources import Conversation
+from medcode_assets.synthesis.client import Reply, StoppedError, UnansweredError
+from medcode_assets.synthesis.generate import FAILURES_IN_A_ROW, POLL_SECONDS
+from medcode_assets.synthesis.journal import Journal, Record
+from medcode_assets.synthesis.requests import Request
+from medcode_assets.synthesis.tally import Tally
+from medcode_serving.errors import MedcodeError
+
+
+@dataclass
+class State:
+    """What the journal says, and what became of it since."""
+
+    converted: dict[int, int] = field(default_factory=dict)
+    """Number of the row to the offset of its list in the journal."""
+    given_up: set[int] = field(default_factory=set)
+    refused: dict[int, int] = field(default_factory=dict)
+    """Number of the row to the offset of its last refused reply."""
+    failed: set[int] = field(default_factory=set)
+    """Rows that got no reply in this run."""
+    tally: Tally = field(default_factory=Tally)
+
+    def add(self, offset: int, record: Record) -> None:
+        """Take in one record of the journal."""
+        number = record["request"]
+        if "doctor" in record:
+            self.converted[number] = offset
+        else:
+            self.refused[number] = offset
+            if "given_up" in record:
+                self.given_up.add(number)
+        self.tally.add(record)
+
+    def is_open(self, number: int) -> bool:
+        """Whether a row waits for a reply."""
+        return number not in self.converted and number not in self.given_up
+
+
+def replayed(journal: Journal) -> State:
+    """Return the state that a journal holds. Raises MedcodeError if it is broken."""
+    state = State()
+    for offset, record in journal.records():
+        try:
+            state.add(offset, record)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise journal.refuse_record(offset) from None
+    return state
+
+
+class Conversion:
+    """One run over the rows of a source."""
+
+    def __init__(self, rows: Sequence[Conversation], journal: Journal, state: State, *, attempts: int) -> None:
+        self._rows = rows
+        self._journal = journal
+        self._attempts = attempts
+        self.state = state
+        self._waiting = deque(filter(state.is_open, range(len(rows))))
+        self._unanswered_in_a_row = 0
+        self._last_failure = ""
+        self._refusal: MedcodeError | None = None
+
+    def run(
+        self,
+        ask: Callable[[Request], Reply],
+        *,
+        workers: int,
+        stop: Event,
+        on_progress: Callable[[Tally], None] | None = None,
+    ) -> bool:
+        """Ask until every row is converted, given up or without a reply; return False if it was stopped before.
+
+        Args:
+            ask: Asks the model; called by several threads.
+            workers: Requests at a time.
+            stop: Set from outside: what is under way is still taken in.
+            on_progress: Told after each reply.
+
+        Raises:
+            MedcodeError: the server refuses for good, or is away.
+        """
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="medcode-convert")
+        running: dict[Future[Reply], Request] = {}
+        try:
+            while True:
+                while not stop.is_set() and self._waiting and len(running) < workers:
+                    request = self._request(self._waiting.popleft())
+                    running[pool.submit(ask, request)] = request
+                if not running:
+                    break
+                done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._take_in(running.pop(future), future)
+                if self._unanswered_in_a_row >= max(FAILURES_IN_A_ROW, workers) and self._refusal is None:
+                    self._refusal = MedcodeError(
+                        f"{self._unanswered_in_a_row} requests in a row got no answer (the last: "
+                        f"{self._last_failure}); check that the server runs; the same command goes on from here"
+                    )
+                if self._refusal is not None:
+                    stop.set()  # what is under way is paid for, and still taken in
+                if done and on_progress:
+                    on_progress(self.state.tally)
+            complete = not self._waiting and not stop.is_set()
+        finally:
+            stop.set()  # after an error or Ctrl-C, requests that are under way end soon
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self._refusal is not None:
+            raise self._refusal
+        return complete
+
+    def _request(self, number: int) -> Request:
+        attempt, earlier = 0, None
+        if number in self.state.refused:
+            record = self._journal.at(self.state.refused[number])
+            attempt, earlier = record["attempt"] + 1, Earlier(record["answer"], record["problems"])
+        return conversion_request(number, attempt, self._rows[number], earlier)
+
+    def _take_in(self, request: Request, future: "Future[Reply]") -> None:
+        try:
+            reply = future.result()
+        except StoppedError:
+            return
+        except MedcodeError as refusal:
+            self._refusal = refusal
+        except UnansweredError as error:
+            self.state.failed.add(request.number)
+            self.state.tally.failed += 1
+            self.state.tally.retries += error.retries
+            self._unanswered_in_a_row += 1
+            self._last_failure = str(error)
+        else:
+            self._unanswered_in_a_row = 0
+            record = self._record(request, reply)
+            (offset,) = self._journal.append([record])
+            self.state.add(offset, record)
+            if self.state.is_open(request.number):
+                self._waiting.appendleft(request.number)
+
+    def _record(self, request: Request, reply: Reply) -> Record:
+        row = self._rows[request.number]
+        found = unreadable(reply.kind) if reply.kind else read_reply(reply.text, row.doctor, row.question)
+        record: dict[str, Any] = {
+            "request": request.number,
+            "attempt": request.attempt,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "cost": reply.cost,
+            "retries": reply.retries,
+        }
+        if not isinstance(found, Refused):
+            return {**record, "doctor": found, "accepted": True}
+        record |= {"kinds": found.kinds, "problems": found.problems, "answer": reply.text}
+        return {**record, "given_up": True} if request.attempt + 1 >= self._attempts else record

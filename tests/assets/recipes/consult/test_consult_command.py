@@ -1,0 +1,136 @@
+"""The commands `medcode consult ...`, their settings, and assets that bring the questions into the warehouse."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from medcode_assets.artifacts import required
+from medcode_assets.cli_consult import app
+from medcode_assets.launchpad import sections_config
+from medcode_assets.recipes.consult.assets import CONVERSATIONS, CONVERTED, own_assets, own_sections
+from medcode_assets.recipes.consult.recipe import CONSULT
+from medcode_assets.recipes.consult.settings import CONFIG, ConsultSettings, load_consult_settings
+from medcode_assets.recipes.words.questions import asked_questions
+from medcode_assets.resources.compute import Compute
+from medcode_assets.resources.home import Home
+from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.warehouse import open_warehouse
+from medcode_serving.errors import MedcodeError
+
+DEMO = Path(__file__).parents[4] / "medcode_assets" / "recipes" / "consult" / "demo" / "consult.yaml"
+GOOD = "You most likely have a cold.\n\n1. Cause\n   - A virus.\n2. Care\n   - Rest.\n"
+runner = CliRunner()
+
+
+def test_the_shipped_settings_are_the_defaults_and_the_demos_are_valid() -> None:
+    assert load_consult_settings(CONFIG) == ConsultSettings()
+    demo = load_consult_settings(DEMO, {"lora.r": 4})
+    assert (demo.model.base, demo.consult.source, demo.consult.converter) == ("embedded", "synthetic", "outline")
+    assert demo.consult.compare_models == []
+    assert demo.lora.r == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"consult.test_share": 0.45, "consult.validation_share": 0.48}, "leave less than a tenth"),
+        ({"consult.compare_models": ["a/b", "a/b"]}, "named twice"),
+        ({"consult.converter": "magic"}, "converter"),
+        ({"consult.sources": "x"}, "no such setting"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(flags: dict[str, object], told: str) -> None:
+    with pytest.raises(MedcodeError, match=told):
+        load_consult_settings(CONFIG, flags)
+
+
+def test_assets_bring_the_questions_and_skip_what_is_unchanged(tmp_path: Path) -> None:
+    settings = load_consult_settings(DEMO, {"consult.count": 120})
+    instance = dg.DagsterInstance.ephemeral()
+    assert isinstance(CONSULT.partitions, dg.DynamicPartitionsDefinition)
+    instance.add_dynamic_partitions(str(CONSULT.partitions.name), ["x"])
+    keys = [CONVERSATIONS, CONVERTED]
+    sections = own_sections(settings)
+
+    def materialize(*, drop_existing: bool = False) -> tuple[dict[str, object], dg.ExecuteInProcessResult]:
+        found = dg.materialize(
+            own_assets(settings),
+            selection=keys,
+            instance=instance,
+            partition_key="x",
+            resources={
+                "home": Home(folder=str(tmp_path)),
+                "warehouse": Warehouse(database=str(tmp_path / "warehouse")),
+                "compute": Compute(),
+            },
+            run_config=sections_config({key: sections[key] for key in keys}, drop_existing=drop_existing),
+        )
+        events = found.get_asset_materialization_events()
+        metadata = [event.step_materialization_data.materialization.metadata for event in events]
+        return {name: value.value for one in metadata for name, value in one.items()}, found
+
+    told, first = materialize()
+    assert not told["unchanged"]
+    assert all(check.passed for check in first.get_asset_check_evaluations())
+    assert len(first.get_asset_check_evaluations()) == 3
+    with open_warehouse(tmp_path / "warehouse" / "x.duckdb", read_only=True) as con:
+        asked = asked_questions(con, "consult", "test", 0)
+        counted = con.execute("SELECT split, count(*) FROM consult.questions GROUP BY split").fetchall()
+    assert {split for split, _ in counted} == {"train", "validation", "test"}
+    # No patient's words in what Dagster keeps.
+    assert not any(one.question.splitlines()[-1] in str(told) for one in asked)
+    seal = required(tmp_path / "artifacts" / "consult" / "x" / "converted", "")["seal"]
+    assert materialize()[0]["unchanged"]
+    assert required(tmp_path / "artifacts" / "consult" / "x" / "converted", "")["seal"] == seal
+    assert not materialize(drop_existing=True)[0]["unchanged"]
+
+
+def test_check_tells_what_is_wrong_and_where(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (GOOD, "No list.", GOOD)))
+    result = runner.invoke(app, ["check", str(file)])
+    assert result.exit_code == 1
+    assert "answers.jsonl, row 2 (line 2): The answer has 1 of at least 3 levels" in result.output
+    assert "2 of 3 answers are valid hierarchical lists (66.7%)" in result.output
+    (tmp_path / "one.md").write_text(GOOD)
+    assert runner.invoke(app, ["check", str(tmp_path / "one.md")]).exit_code == 0
+    refused = runner.invoke(app, ["check", str(file), "--column", "answers"])
+    assert "no column answers" in str(refused.exception)
+    assert "nothing there" in str(runner.invoke(app, ["check", str(tmp_path / "none.csv")]).exception)
+
+
+def test_convert_writes_a_data_set_that_check_and_the_recipe_read(tmp_path: Path) -> None:
+    output = tmp_path / "converted"
+    given = [
+        "convert",
+        "--source",
+        "synthetic",
+        "--limit",
+        "16",
+        "--output",
+        str(output),
+        "--output-dir",
+        str(tmp_path),
+    ]
+    done = runner.invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert "16 to convert by outline" in done.output
+    checked = runner.invoke(app, ["check", str(output)])
+    assert checked.exit_code == 0
+    assert "16 of 16 answers are valid" in checked.output
+    again = runner.invoke(app, [*given[:2], str(output), *given[3:]])
+    assert again.exit_code == 0, again.output
+
+
+def test_ratings_need_a_sheet(tmp_path: Path) -> None:
+    refused = runner.invoke(app, ["ratings", "a.csv", "b.csv", "--output-dir", str(tmp_path)])
+    assert isinstance(refused.exception, MedcodeError)
+    assert "materialize asset consult/rating_sheet first" in str(refused.exception)
+
+
+def test_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
+    refused = runner.invoke(app, ["run", "--name", "No Name", "--output-dir", str(tmp_path)])
+    assert "use small letters" in str(refused.exception)
