@@ -1,6 +1,7 @@
 """The `medcode` command. Heavy imports happen inside the commands: `medcode --help` answers at once."""
 
 import atexit
+import logging
 import os
 import sys
 import warnings
@@ -61,6 +62,8 @@ def main() -> None:
     # Libraries warning their own authors: transformers of its own names, peft of a base model loaded from a folder.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+    # Of a faster kernel that it would fetch from the hub; whatever uses 4 bits works without.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         app()
     except MedcodeError as error:
@@ -279,15 +282,21 @@ def plan(
     tokens: Annotated[int, typer.Option(help="Tokens of a typical note, with its codes.")] = 2500,
     longest: Annotated[int, typer.Option(help="Tokens of the longest one.")] = 4096,
     examples: Annotated[int, typer.Option(min=1, help="Notes an epoch.")] = 100_000,
+    answer: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 100,
     output_dir: OutputDir = None,
 ) -> None:
-    """Show how much memory a training takes, what fits on which GPU, and about how long and dear it is there."""
-    from medcode_assets.config import load_settings, parse_assignments
+    """Show how much memory a training takes, what fits on which GPU, and about how long and dear it is there.
+
+    --config takes the settings of any recipe.
+    """
+    from medcode_assets.config import parse_assignments
+    from medcode_assets.config_check import load_training_settings
     from medcode_assets.planning_command import print_plan
 
     flags = {key: value for key, value in (("model.base", base_model), ("compute.device", device)) if value is not None}
-    settings = load_settings(config, {**flags, **parse_assignments(set_ or [])})
-    print_plan(settings, output_dir or medcode_home(), tokens=tokens, longest=longest, examples=examples)
+    settings = load_training_settings(config, {**flags, **parse_assignments(set_ or [])})
+    home = output_dir or medcode_home()
+    print_plan(settings, home, tokens=tokens, longest=longest, examples=examples, answer=answer)
 
 
 @app.command()

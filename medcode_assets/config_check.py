@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
-from medcode_assets.config import Settings
+from medcode_assets.config import Settings, load_settings
 from medcode_serving.errors import MedcodeError
 from medcode_serving.layers import layered
 from medcode_serving.settings import InferenceSettings
@@ -118,6 +118,21 @@ def kind_of(file: Path) -> Kind:
             f"inference has {', '.join(InferenceSettings.model_fields)}"
         )
     return TRAINING if training > inference else INFERENCE
+
+
+def load_training_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
+    """Return the settings of a training of any recipe, by the kind of its file; none: those of the main job.
+
+    Raises:
+        MedcodeError: the file is missing, wrong, or of a service; or a setting is unknown or out of bounds.
+    """
+    kind = TRAINING if file is None else kind_of(file)
+    if kind is TRAINING:
+        return load_settings(file, flags)
+    settings = layered(kind.settings, file, flags)
+    if not isinstance(settings, Settings):
+        raise MedcodeError(f"{file}: {kind.name} settings, which train nothing; name those of a recipe, as in config/")
+    return settings
 
 
 def _refuse_unclear(file: Path, document: yaml.Node | None) -> None:

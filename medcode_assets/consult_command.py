@@ -107,7 +107,7 @@ def convert_conversations(
     from medcode_assets.recipes.consult.questions import content_hash
     from medcode_assets.recipes.consult.settings import load_consult_settings
     from medcode_assets.recipes.consult.sources import read_conversations
-    from medcode_assets.synth_command import _stopping_on_interrupt
+    from medcode_assets.synth_command import stopping_on_interrupt
 
     given = {f"consult.{name}": value for name, value in flags.items()}
     section = load_consult_settings(config, {**given, **parse_assignments(assignments)}).consult
@@ -122,7 +122,7 @@ def convert_conversations(
     if section.converter == "llm":
         typer.echo(f"convert: these conversations are sent to {section.converter_model}", err=True)
     stop = threading.Event()
-    with tqdm(total=len(rows), desc="converting", unit="row", mininterval=1) as bar, _stopping_on_interrupt(stop):
+    with tqdm(total=len(rows), desc="converting", unit="row", mininterval=1) as bar, stopping_on_interrupt(stop):
         outcome = convert(
             rows,
             section,

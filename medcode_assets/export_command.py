@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from medcode_assets.export.report import GgufReport
     from medcode_assets.export.validation import ValidationSample
 
+UNMEASURED = ", and micro F1 is not measured"
+"""Of a bundle that answers with codes; answers in words have no micro F1."""
+
 
 def choose_bundle(home: Path, recipe: str, folder: Path | None, version: str | None) -> Bundle:
     """Open the bundle in a folder, or a recipe's of a version; where neither is given, the one that LATEST names.
@@ -179,7 +182,7 @@ def _bundle_of(files: Sequence[Path], home: Path, folder: Path | None) -> Bundle
 
 
 def _sample(settings: Settings, home: Path, bundle: Bundle, base: LocalModel) -> "ValidationSample":
-    """Return validation notes of the bundle's MIMIC version; invented text where they are not at hand, and say so."""
+    """Return validation notes, or questions, of the bundle's data; invented text where none are at hand, and say so."""
     from medcode_assets.export.validation import invented_sample
     from medcode_assets.pipeline import warehouse_file
     from medcode_assets.recipes.exporting import SPLIT_CHANGED, validation_sample
@@ -187,7 +190,8 @@ def _sample(settings: Settings, home: Path, bundle: Bundle, base: LocalModel) ->
 
     export, partition = settings.export, bundle.manifest.data.partition
     file = warehouse_file(home, partition)
-    reason = f"{file} is not there: the files are verified on invented text, and micro F1 is not measured"
+    words = bundle.manifest.answers_in_words
+    reason = f"{file} is not there: the files are verified on invented text{UNMEASURED if not words else ''}"
     if file.exists():
         with open_warehouse(
             file, read_only=True, settings=settings.warehouse, purpose="an export", on_wait=_say
@@ -195,7 +199,7 @@ def _sample(settings: Settings, home: Path, bundle: Bundle, base: LocalModel) ->
             sample = validation_sample(con, bundle, base, prompts=export.prompts, f1_notes=export.f1_notes)
         if sample is not None:
             return sample
-        reason = SPLIT_CHANGED
+        reason = SPLIT_CHANGED.removesuffix(UNMEASURED) if words else SPLIT_CHANGED
     _say(reason)
     return invented_sample(bundle, export.prompts)
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 MODES: tuple[Mode, ...] = ("lora", "qlora", "full")
 ANSWER = 100
-"""Tokens of an answer, where none is known: about twelve codes."""
+"""Tokens of an answer, unless told: about twelve codes."""
 
 
-def print_plan(settings: Settings, home: Path, *, tokens: int, longest: int, examples: int) -> None:
+def print_plan(
+    settings: Settings, home: Path, *, tokens: int, longest: int, examples: int, answer: int = ANSWER
+) -> None:
     """Print what a training takes: memory by kind, and what fits, how long and how dear on each GPU size.
 
     Args:
@@ -32,6 +34,7 @@ def print_plan(settings: Settings, home: Path, *, tokens: int, longest: int, exa
         tokens: Of a typical example, answer included.
         longest: Of the longest one.
         examples: Examples an epoch.
+        answer: Of an answer.
 
     Raises:
         MedcodeError: the base model's config.json is not to be had, or lengths are out of order.
@@ -39,8 +42,10 @@ def print_plan(settings: Settings, home: Path, *, tokens: int, longest: int, exa
     from medcode_assets.training.planning import Growth
     from medcode_assets.training.rehearsal import Stage, read_model_config
 
-    if not ANSWER < tokens <= longest:
-        raise MedcodeError(f"--tokens {tokens} --longest {longest}: expected {ANSWER} < tokens <= longest")
+    if not answer < tokens <= longest:
+        raise MedcodeError(
+            f"--answer {answer} --tokens {tokens} --longest {longest}: expected answer < tokens <= longest"
+        )
     folder = config_folder(settings, home)
     device, precision = _device_and_precision(settings)
     training = settings.training
@@ -55,7 +60,7 @@ def print_plan(settings: Settings, home: Path, *, tokens: int, longest: int, exa
         summed=processes > 1,
         sharded=settings.compute.sharding == "full",
     )
-    lengths = (longest - ANSWER, ANSWER), (tokens - ANSWER, ANSWER)
+    lengths = (longest - answer, answer), (tokens - answer, answer)
     found = Growth(stage, *lengths, processes).plan(training.batch_size)
     typer.echo(
         f"{settings.model.base}: mode {training.mode}, {device} {precision.name}, batch_size {training.batch_size} "
@@ -120,7 +125,12 @@ def _cell(growth: "Growth", stage: "Stage", gpu: "Gpu", examples: int, tokens: i
     if not batch:
         return "-"
     time = hours(stage, tokens, examples, gpu)
-    return f"{batch}, {time:.1f} h, ${time * gpu.usd_per_hour:,.0f}"
+    price = time * gpu.usd_per_hour
+    return f"{batch}, {_duration(time)}, ${price:,.{0 if price >= 10 else 2}f}"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
 
 
 def config_folder(settings: Settings, home: Path) -> Path:

@@ -179,7 +179,7 @@ def _arguments(options: SynthOptions, inquiry: "Inquiry") -> dict[str, Any]:
 
 
 def _run(options: SynthOptions, generation: "Generation", ask: Any, stop: threading.Event) -> "Ending":
-    with _stopping_on_interrupt(stop), _bar(options.count, generation.state.tally) as bar:
+    with stopping_on_interrupt(stop), _bar(options.count, generation.state.tally) as bar:
         return generation.run(
             ask,
             concurrency=options.concurrency,
@@ -222,7 +222,7 @@ def _report(
 
 
 @contextmanager
-def _stopping_on_interrupt(stop: threading.Event) -> Iterator[None]:
+def stopping_on_interrupt(stop: threading.Event) -> Iterator[None]:
     """Let Ctrl-C end the run after what is under way, and a second one at once."""
 
     def interrupted(_signal: int, _frame: object) -> None:

@@ -50,7 +50,7 @@ class Journal:
     def refuse_record(self, offset: int) -> MedcodeError:
         """Return what is raised for a record that no run has written."""
         return MedcodeError(
-            f"{self._path}, byte {offset + 1}: a record that medcode synth has not written; take the line out, or "
+            f"{self._path}, byte {offset + 1}: a record that medcode has not written; take the line out, or "
             "start anew with --drop-existing"
         )
 
@@ -94,7 +94,7 @@ class Journal:
         self._file.seek(0)
         first = self._file.read(len(_BEGINNING))
         if not _BEGINNING.startswith(first):
-            raise MedcodeError(f"{self._path}: is no journal of medcode synth; name another --output")
+            raise MedcodeError(f"{self._path}: is no journal of medcode; name another --output")
 
     def _refuse_other(self, before: Record, now: Mapping[str, Any]) -> None:
         for name in sorted({*before, *now}):
@@ -150,7 +150,7 @@ def open_journal(path: Path, arguments: Mapping[str, Any], *, anew: bool) -> Ite
         file = path.open("r+b")
     with file:
         if not try_lock(file.fileno()):
-            raise MedcodeError(f"{path}: another medcode synth is writing it; wait for it, or name another --output")
+            raise MedcodeError(f"{path}: another medcode is writing it; wait for it, or name another --output")
         journal = Journal(path, file)
         journal.refuse_foreign()
         if anew:

@@ -125,7 +125,7 @@ def test_a_journal_of_somebody_elses_is_not_touched(options: Callable[..., Synth
     for text in ("dear diary", "dear diary\n", '{"mine": 1}\n'):
         journal.write_text(text)
         for anew in (False, True):
-            with pytest.raises(MedcodeError, match="no journal of medcode synth"):
+            with pytest.raises(MedcodeError, match="no journal of medcode"):
                 synthesize(options(model="template", api_base=None, codes=None, drop_existing=anew))
         assert journal.read_text() == text
 
@@ -159,7 +159,7 @@ def test_an_edited_journal_is_named(options: Callable[..., SynthOptions], record
     assert synthesize(options())
     with options().output.with_suffix(".journal").open("a") as file:
         file.write(json.dumps(record) + "\n")
-    with pytest.raises(MedcodeError, match="a record that medcode synth has not written"):
+    with pytest.raises(MedcodeError, match="a record that medcode has not written"):
         synthesize(options(count=7))
 
 

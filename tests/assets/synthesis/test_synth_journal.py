@@ -99,7 +99,7 @@ def test_a_second_writer_is_refused_and_destroys_nothing(tmp_path: Path) -> None
     with open_journal(path, ARGUMENTS, anew=False) as journal:
         offsets = journal.append(RECORDS)
         with (
-            pytest.raises(MedcodeError, match="another medcode synth is writing"),
+            pytest.raises(MedcodeError, match="another medcode is writing"),
             open_journal(path, ARGUMENTS, anew=True),
         ):
             pass
