@@ -1,7 +1,6 @@
 """Which drug an amount belongs to, and what is said of how often it is taken."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from medcode_serving.safety.frequencies import is_daily, times_a_day
@@ -20,6 +19,17 @@ _NEAR_BEHIND = 6
 _SENTENCES_BACK = 2
 _BODY = ("kg", "lb")
 _VOLUMES = ("ml", "l", "teaspoon", "tablespoon")
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An amount among the words."""
+
+    quantity: Quantity
+    word: int
+    """The first word of it."""
+    behind: int
+    """The first word behind it."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +62,23 @@ def find_stated(text: Reading, units: Units, last_name: Named | None) -> list[St
     starts = [word.start for word in text.words]
     amounts = [one for one in find_quantities(letters, units) if one.basis != "none" and one.unit not in _BODY]
     liquids = [one for one in amounts if one.basis == "concentration"]
-    doses = [(one, bisect_left(starts, one.start)) for one in amounts if one.basis != "concentration"]
+    placed = [
+        _Placed(one, min(bisect_left(starts, one.start), len(starts) - 1), bisect_left(starts, one.end))
+        for one in amounts
+        if one.basis != "concentration"
+    ]
     found = []
-    known: dict[int, Named | None] = {}
-    for place, (quantity, word) in enumerate(doses):
-        word = min(word, len(text.words) - 1)
-        before = doses[place - 1] if place else None
-        name = _name(text, word, _behind(text, quantity), before, known, last_name)
-        known[place] = name
+    known: Named | None = None
+    for here, before, later in zip(placed, [None, *placed], [*placed[1:], None], strict=False):
+        name = known = _name(text, here, before, known, last_name)
         if name is None or len(name.drugs) > 1 or name.drugs[0].startswith("class:"):
             continue
+        quantity = here.quantity
+        after = letters[quantity.end : _segment_end(text, here, name, later)]
+        ahead = letters[_segment_start(text, here, before) : quantity.start]
         if quantity.unit in _VOLUMES and liquids:
             quantity = _dissolved(quantity, liquids[-1], units)
-        after = letters[quantity.end : _segment_end(text, word, name, doses[place + 1 :])]
-        ahead = letters[_segment_start(text, word, before) : quantity.start]
-        found.append(_stated(name, quantity, word, after, ahead))
+        found.append(_stated(name, quantity, here.word, after, ahead))
     return found
 
 
@@ -83,36 +95,35 @@ def _stated(name: Named, quantity: Quantity, word: int, after: str, ahead: str) 
 
 
 def _name(
-    text: Reading,
-    word: int,
-    behind: int,
-    before: tuple[Quantity, int] | None,
-    known: dict[int, Named | None],
-    last_name: Named | None,
+    text: Reading, here: _Placed, before: _Placed | None, known: Named | None, last_name: Named | None
 ) -> Named | None:
-    """Return the drug that an amount belongs to."""
-    sentence = text.words[word].sentence
-    here = [name for name in text.names if text.sentence(name.start) == sentence]
-    for name in here:
-        if name.start >= behind and all(one.text in _BETWEEN for one in text.words[behind : name.start]):
+    """Return the drug that an amount belongs to.
+
+    Args:
+        text: The text.
+        here: The amount.
+        before: The amount before it.
+        known: The drug of that one.
+        last_name: The drug that is spoken of before the text begins.
+    """
+    first, last = text.bounds[text.sentence(here.word)]
+    names = text.names_between(first, last)
+    for name in names:
+        if name.start >= here.behind and all(one.text in _BETWEEN for one in text.words[here.behind : name.start]):
             return name
-    earlier = [name for name in here if name.end <= word]
-    is_first = before is None or text.words[min(before[1], len(text.words) - 1)].sentence != sentence
+    earlier = [name for name in names if name.end <= here.word]
+    follows = before is not None and before.word >= max(first, earlier[-1].end if earlier else first)
+    if before is not None and follows:
+        return known if _goes_on(text, before.behind, here.word) else None
     if earlier:
-        name = earlier[-1]
-        since = name.end if is_first or before[1] < name.end else _behind(text, before[0])  # type: ignore[index]
-        if since == name.end:
-            return name if word - since <= _NEAR else None
-        return known.get(max(known)) if known and _goes_on(text, since, word) else None
-    if not is_first:
-        return known.get(max(known)) if known and _goes_on(text, _behind(text, before[0]), word) else None  # type: ignore[index]
-    for name in here:
-        if behind <= name.start <= behind + _NEAR_BEHIND:
+        return earlier[-1] if here.word - earlier[-1].end <= _NEAR else None
+    for name in names:
+        if here.behind <= name.start <= here.behind + _NEAR_BEHIND:
             return name
-    begins = next(place for place, one in enumerate(text.words) if one.sentence == sentence)
-    if not _goes_on(text, begins, word):
+    if not _goes_on(text, first, here.word):
         return None
-    back = [name for name in text.names if sentence - _SENTENCES_BACK <= text.sentence(name.start) < sentence]
+    sentence = text.sentence(here.word)
+    back = text.names_between(text.bounds[max(0, sentence - _SENTENCES_BACK)][0], first)
     return back[-1] if back else None if text.names else last_name
 
 
@@ -121,24 +132,18 @@ def _goes_on(text: Reading, start: int, end: int) -> bool:
     return all(word.text in text.goes_on or not word.text.isalpha() for word in text.words[start:end])
 
 
-def _behind(text: Reading, quantity: Quantity) -> int:
-    """Return the first word behind an amount."""
-    return next((place for place, word in enumerate(text.words) if word.start >= quantity.end), len(text.words))
-
-
-def _segment_end(text: Reading, word: int, name: Named, later: Sequence[tuple[Quantity, int]]) -> int:
+def _segment_end(text: Reading, here: _Placed, name: Named, later: _Placed | None) -> int:
     """Return where what is said of a dose ends: at the next amount, the next drug, or the end of the sentence."""
-    sentence = text.words[word].sentence
-    ends = [one.start for one, _ in later[:1]]
-    ends += [text.words[other.start].start for other in text.names if other.start > word and other != name][:1]
-    last = next((one for one in reversed(text.words) if one.sentence == sentence), text.words[-1])
-    return min([last.end + 1, *ends])
+    _, last = text.bounds[text.sentence(here.word)]
+    ends = [text.words[last - 1].end + 1]
+    ends += [text.words[other.start].start for other in text.names_between(here.word + 1, last) if other != name][:1]
+    ends += [later.quantity.start] if later else []
+    return min(ends)
 
 
-def _segment_start(text: Reading, word: int, before: tuple[Quantity, int] | None) -> int:
-    sentence = text.words[word].sentence
-    first = next(one for one in text.words if one.sentence == sentence).start
-    return max(first, before[0].end) if before else first
+def _segment_start(text: Reading, here: _Placed, before: _Placed | None) -> int:
+    first, _ = text.bounds[text.sentence(here.word)]
+    return max(text.words[first].start, before.quantity.end if before else 0)
 
 
 def _dissolved(volume: Quantity, liquid: Quantity, units: Units) -> Quantity:

@@ -47,10 +47,16 @@ def find_doses(question: Reading, answer: Reading, patient: Patient, rules: Safe
     for text in (question, answer):
         spoken_of = question.names[-1] if text is answer and question.names else None
         stated = find_stated(text, rules.units, spoken_of)
-        for dose in stated:
-            row = _row(dose.drug, text, dose.word, rules)
-            if row and not _is_no_dose(dose, text):
-                _keep(worst, _judge(dose, row, text, patient, rules), text is question and refused, urgent)
+        judged = [
+            (dose, _judge(dose, row, text, patient, rules))
+            for dose in stated
+            if (row := _row(dose.drug, text, dose.word, rules)) and not _is_no_dose(dose, text)
+        ]
+        # "1 g every 4 to 6 hours, at most 4 g a day" is no 6 g a day.
+        limited = {dose.drug for dose, warning in judged if warning is None and _is_ceiling(dose, text)}
+        for dose, warning in judged:
+            within = dose.drug in limited and warning is not None and "in a day" in warning.message
+            _keep(worst, None if within else warning, text is question and refused, urgent)
         for warning in _daily_by_mistake(text, {dose.name.start for dose in stated}, rules):
             _keep(worst, warning, text is question and refused, urgent)
     return list(worst.values())
@@ -116,9 +122,14 @@ def _row(drug: str, text: Reading, word: int, rules: SafetyRules) -> DoseRow | N
     return next((row for row in rows if row.route in named), None)
 
 
+def _is_ceiling(dose: Stated, text: Reading) -> bool:
+    """Tell whether an amount is named as a limit."""
+    return text.reached_from_before("ceiling", dose.word, _REACH) is not None
+
+
 def _is_no_dose(dose: Stated, text: Reading) -> bool:
     """Tell whether an amount is one that the text speaks against, or from which harm begins."""
-    if text.reached_from_before("ceiling", dose.word, _REACH):
+    if _is_ceiling(dose, text):
         return False
     against = text.where == "answer" and text.reached_from_before("against", dose.word, _REACH)
     behind = text.where == "answer" and text.reached_from_behind("against_after", dose.word + 1, _REACH)
@@ -141,7 +152,7 @@ def _judge(dose: Stated, row: DoseRow, text: Reading, patient: Patient, rules: S
         factor *= patient.weight
     single = dose.single * factor if dose.single is not None else None
     daily = dose.daily * factor if dose.daily is not None else None
-    if text.reached_from_before("ceiling", dose.word, _REACH):
+    if _is_ceiling(dose, text):
         single, daily = None, daily or single
     unit = f"{row.unit}/kg" if quantity.per_kg and not patient.weight else row.unit
     excess = [
@@ -150,7 +161,7 @@ def _judge(dose: Stated, row: DoseRow, text: Reading, patient: Patient, rules: S
         if amount and limit and amount > limit * limits.rounding
     ]
     if excess:
-        ratio, told = max(excess)
+        ratio, told = max(excess)[0], excess[0][1]  # told of the single dose, if that is too much by itself
         return _warning(row, "dose", "high" if ratio > _MUCH else "moderate", told, spans)
     return _too_often(row, dose.times, dose.told, spans)
 

@@ -10,6 +10,8 @@ from medcode_serving.safety.rules import SafetyRules
 from medcode_serving.safety.tables import InteractionRow
 
 _NOT_TAKEN_REACH = 6
+_MOST_MENTIONS = 12
+"""Of one drug, of those that are looked at for what is said of two drugs together."""
 _LIST_APART = 3
 """Words between the drugs of a list."""
 
@@ -66,7 +68,9 @@ def find_interactions(
     """
     by_drug: dict[str, list[Mention]] = {}
     for mention in mentions:
-        by_drug.setdefault(mention.drug, []).append(mention)
+        listed = by_drug.setdefault(mention.drug, [])
+        if len(listed) < _MOST_MENTIONS:
+            listed.append(mention)
     keys = {drug: rules.classes.get(drug, frozenset()) | {drug} for drug in by_drug}
     refused, warned = refuses(question, answer), _warned_sentences(answer)
     found: dict[str, SafetyWarning] = {}

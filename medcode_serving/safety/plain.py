@@ -1,5 +1,6 @@
 """A text as rules match it: lower case, no accents, look-alike letters made Latin; every letter knows where it was."""
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,7 @@ _AS = {
     "×": "x",
     "−": "-",
 }
+_ODD = re.compile(r"[^\x00-\x7f]")
 _DROPPED = {"Cf", "Mn", "Me", "Cc", "Co", "Cs"}
 
 
@@ -64,10 +66,15 @@ def plain(text: str) -> Plain:
         return Plain(text.lower(), range(len(text)), text)
     letters: list[str] = []
     starts: list[int] = []
-    for place, letter in enumerate(text):
-        written = _write(letter)
-        letters.append(written)
-        starts.extend([place] * len(written))
+    done = 0
+    for match in _ODD.finditer(text):
+        written = _write(match[0])
+        letters += (text[done : match.start()].lower(), written)
+        starts += range(done, match.start())
+        starts += [match.start()] * len(written)
+        done = match.end()
+    letters.append(text[done:].lower())
+    starts += range(done, len(text))
     return Plain("".join(letters), starts, text)
 
 

@@ -1,7 +1,8 @@
 """A question or an answer as the rules see it: words, names of drugs, and cues with their reach."""
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from medcode_serving.safety.names import Named
@@ -32,6 +33,9 @@ class Reading:
     names: Sequence[Named]
     hits: dict[str, list[Hit]] = field(default_factory=dict)
     """Phrases found, by group."""
+    by_sentence: dict[tuple[str, int], list[Hit]] = field(default_factory=dict)
+    bounds: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """First word of each sentence, and the word after its last."""
     goes_on: frozenset[str] = frozenset()
     """Words that may stand between a drug and the next of its doses."""
 
@@ -48,9 +52,14 @@ class Reading:
         """Return the number of the sentence that a word stands in."""
         return self.words[word].sentence
 
+    def names_between(self, start: int, end: int) -> Sequence[Named]:
+        """Return the names that begin at some words."""
+        first = bisect_left(self.names, start, key=lambda name: name.start)
+        return self.names[first : bisect_left(self.names, end, key=lambda name: name.start)]
+
     def in_sentence(self, group: str, sentence: int) -> list[Hit]:
         """Return a group's hits in a sentence."""
-        return [hit for hit in self.hits.get(group, ()) if self.sentence(hit.start) == sentence]
+        return self.by_sentence.get((group, sentence), [])
 
     def reached_from_before(self, group: str, start: int, reach: int = REACH) -> Hit | None:
         """Return the cue before a word that reaches it, in its sentence and without a turn between."""
@@ -67,7 +76,8 @@ class Reading:
         return None
 
     def _turns(self, start: int, end: int) -> bool:
-        return any(start <= turn.start < end for turn in self.hits.get("turn", ()))
+        turns = self.in_sentence("turn", self.sentence(start)) if start < end else []
+        return any(start <= turn.start < end for turn in turns)
 
 
 def read_text(text: str, where: Where, rules: SafetyRules) -> Reading:
@@ -87,20 +97,28 @@ def read_text(text: str, where: Where, rules: SafetyRules) -> Reading:
     hits = defaultdict[str, list[Hit]](list)
     for hit in rules.phrases.find(words):
         hits[hit.group].append(hit)
-    void = hits.get("not_drug", [])
-    names = [name for name in rules.names.find(words) if not any(_overlap(name, hit) for hit in void)]
-    return Reading(where, letters, words, names, _cancel(hits), rules.goes_on)
+    void = _covered(hits.get("not_drug", ()))
+    names = [name for name in rules.names.find(words) if void.isdisjoint(range(name.start, name.end))]
+    kept = _cancel(hits)
+    by_sentence = defaultdict[tuple[str, int], list[Hit]](list)
+    for group, found in kept.items():
+        for hit in found:
+            by_sentence[group, words[hit.start].sentence].append(hit)
+    bounds: dict[int, tuple[int, int]] = {}
+    for place, word in enumerate(words):
+        bounds[word.sentence] = (bounds.get(word.sentence, (place, 0))[0], place + 1)
+    return Reading(where, letters, words, names, kept, dict(by_sentence), bounds, rules.goes_on)
 
 
 def _cancel(hits: dict[str, list[Hit]]) -> dict[str, list[Hit]]:
     for canceller, groups in _CANCELS.items():
+        void = _covered(hits.get(canceller, ()))
         for group in groups:
             if group in hits:
-                hits[group] = [
-                    hit for hit in hits[group] if not any(_overlap(hit, other) for other in hits.get(canceller, ()))
-                ]
+                hits[group] = [hit for hit in hits[group] if void.isdisjoint(range(hit.start, hit.end))]
     return hits
 
 
-def _overlap(left: Hit | Named, right: Hit | Named) -> bool:
-    return left.start < right.end and right.start < left.end
+def _covered(hits: Iterable[Hit]) -> set[int]:
+    """Return the words that hits cover."""
+    return {place for hit in hits for place in range(hit.start, hit.end)}

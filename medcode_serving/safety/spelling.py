@@ -3,12 +3,15 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from medcode_serving.safety.words import Word
 
+_SHORT = 3
 _SHORTEST = 7
 """Letters. A shorter word with one letter wrong is too often another word."""
+_LONGEST = 40
 _TWO_ERRORS = 10
 """From this length on two errors are forgiven."""
 _DIGITS = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "@": "a", "$": "s"}
@@ -20,6 +23,16 @@ _LEAST_LETTERS_APART = 5
 _MOST_APART = 20
 _MOST_DIGITS = 4
 _TRIPLE = re.compile(r"(.)\1{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A known word that may stand behind a strange one."""
+
+    word: str
+    letters: int
+    most: int
+    """Errors that are forgiven."""
 
 
 class Speller:
@@ -37,12 +50,16 @@ class Speller:
         self._known = frozenset(known) | self._names
         self._never = frozenset(never)
         self._beginnings = frozenset(name[:length] for name in self._names for length in range(2, len(name)))
-        self._by_ends: defaultdict[str, list[str]] = defaultdict(list)
-        """Words that may have errors, by their first letters, and by their first and their last."""
+        self._openings = frozenset(word[:_EDGE] for word in self._known)
+        self._by_ends: defaultdict[tuple[str, int], list[_Candidate]] = defaultdict(list)
+        """Words that may have errors, by what is left of them with errors, as `_word_ends` tells, and its length."""
         for word in sorted(self._known):
             if len(word) >= _SHORTEST and word.isalpha():
+                most = 2 if word in self._names and len(word) >= _TWO_ERRORS else 1
+                candidate = _Candidate(word, _letters(word), most)
                 for end in _word_ends(word):
-                    self._by_ends[end].append(word)
+                    for length in range(len(word) - most, len(word) + most + 1):
+                        self._by_ends[end, length].append(candidate)
 
     def correct(self, words: Sequence[Word], text: str) -> list[Word]:
         """Return the words with known ones in place of strange spellings.
@@ -54,38 +71,47 @@ class Speller:
         found: list[Word] = []
         place = 0
         while place < len(words):
-            joined = self._joined(words, place, text)
+            word = words[place]
+            is_part = len(word.text) == 1 or (word.text in self._beginnings and word.text not in self._names)
+            joined = self._joined(words, place, text) if is_part else None
             if joined:
                 word, place = joined
             else:
-                word = words[place]
                 place += 1
-                better = self._resolve(word.text)
-                if better != word.text:
+                if len(word.text) > _SHORT and (better := self._resolve(word.text)) != word.text:
                     word = Word(better, word.start, word.end, word.sentence)
             found.append(word)
         return found
 
     def _resolve(self, word: str) -> str:
-        if len(word) < 4 or word in self._known or word in self._never:
+        if len(word) > _LONGEST or word in self._known or word in self._never:
             return word
         if _MIXED.search(word):
-            return next((letters for letters in _as_letters(word) if letters in self._known), word)
+            return self._without_digits(word)
         shorter = _TRIPLE.sub(r"\1", word)
         if shorter in self._known:
             return shorter
         return self._nearest(word) if word.isalpha() else word
 
+    def _without_digits(self, word: str) -> str:
+        """Return the known word that digits for letters spell, or the word itself."""
+        if not _MIXED.search(word):
+            return word
+        return next((letters for letters in _as_letters(word) if letters in self._known), word)
+
     def _nearest(self, word: str) -> str:
         """Return the one known word that is closest, or the word itself where none or several are."""
         if len(word) < _SHORTEST - 1 or (word.endswith("s") and word[:-1] in self._known):
             return word
-        candidates = {known for end in _word_ends(word) for known in self._by_ends.get(end, ())}
-        scored = sorted(
-            (distance, known)
-            for known in candidates
-            if (distance := _distance(word, known, 2 if known in self._names and len(known) >= _TWO_ERRORS else 1))
-        )
+        listed = [known for end in _word_ends(word) for known in self._by_ends.get((end, len(word)), ())]
+        if not listed:
+            return word
+        letters = _letters(word)
+        # An error changes at most two of the letters that a word has.
+        close = {
+            (known.word, known.most) for known in listed if (known.letters ^ letters).bit_count() <= 2 * known.most
+        }
+        scored = sorted((distance, known) for known, most in close if (distance := _distance(word, known, most)))
         if not scored or (len(scored) > 1 and scored[1][0] == scored[0][0]):
             return word
         known = scored[0][1]
@@ -97,8 +123,6 @@ class Speller:
         """Return the known word that begins at a word and stands in several parts, and the word after it."""
         if len(words[place].text) == 1:
             return self._spelled_out(words, place, text)
-        if words[place].text not in self._beginnings or words[place].text in self._names:
-            return None
         for last in (place + 2, place + 3):
             parts = words[place:last]
             if last > len(words) or not _close(words, last - 1, text) or parts[-1].text in self._names:
@@ -110,13 +134,17 @@ class Speller:
 
     def _spelled_out(self, words: Sequence[Word], place: int, text: str) -> tuple[Word, int] | None:
         """Return the known word that letters set apart make up."""
+        opening = "".join(word.text for word in words[place : place + _EDGE])
+        if opening.isalpha() and opening not in self._openings:
+            return None
         end = place + 1
         while end < min(len(words), place + _MOST_APART) and len(words[end].text) == 1 and _close(words, end, text):
             end += 1
         for last in range(end, place + _LEAST_LETTERS_APART - 1, -1):
             together = "".join(word.text for word in words[place:last])
-            if (resolved := self._resolve(together)) in self._known:
-                return Word(resolved, words[place].start, words[last - 1].end, words[place].sentence), last
+            meant = together if together in self._known else self._without_digits(together)
+            if meant in self._known:
+                return Word(meant, words[place].start, words[last - 1].end, words[place].sentence), last
         return None
 
 
@@ -135,14 +163,20 @@ def _as_letters(word: str) -> Iterator[str]:
 
 def _word_ends(word: str) -> tuple[str, str]:
     """Return what is right of a word with an error in one of its halves: its first letters, or its last."""
-    return word[:_EDGE], f"{word[0]}..{word[-_EDGE:]}"
+    return word[:_EDGE], word[0] + "." + word[-_EDGE:]
+
+
+def _letters(word: str) -> int:
+    """Return the set of a word's letters as bits."""
+    bits = 0
+    for letter in word:
+        bits |= 1 << (ord(letter) & 31)
+    return bits
 
 
 def _distance(left: str, right: str, most: int) -> int | None:
     """Return the least number of letters to insert, delete, replace or swap with their neighbour; None over `most`."""
     shorter = min(len(left), len(right))
-    if abs(len(left) - len(right)) > most:
-        return None
     first = next((place for place in range(shorter) if left[place] != right[place]), shorter)
     last = next((place for place in range(shorter - first) if left[-1 - place] != right[-1 - place]), shorter - first)
     left, right = left[first : len(left) - last], right[first : len(right) - last]

@@ -36,6 +36,8 @@ _LAST = re.compile(r"[\w.]+$")
 _NEXT = re.compile(r"\S")
 _LOOK_BACK = 1000
 """Characters. The head of a list is not looked for further back."""
+_LONGEST_SENTENCE = 150
+"""Words. No cue reaches further; it keeps the time in proportion to the length."""
 _BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)])\s")
 
 
@@ -60,16 +62,20 @@ def split_words(text: str, is_capital: Callable[[int], bool] = lambda place: Fal
     """
     words: list[Word] = []
     sentence = 0
+    began = 0
     for match in _WORD.finditer(text):
-        if match["end"] is None:
-            written, start, end = match[0], match.start(), match.end()
+        if len(words) - began > _LONGEST_SENTENCE:
+            began, sentence = len(words), sentence + 1
+        if match.lastgroup is None:
+            written = match[0]
+            start, end = match.span()
             parts = _CONTRACTIONS.get(written)
             if parts is None:
                 words.append(Word(written.partition("'")[0] if "'" in written else written, start, end, sentence))
             else:
                 words.extend([Word(part, start, end, sentence) for part in parts])
         elif words and words[-1].sentence == sentence and _is_end(text, match, words[-1].text, is_capital):
-            sentence += 1
+            began, sentence = len(words), sentence + 1
     return words
 
 

@@ -146,6 +146,7 @@ def test_doses_too_high(answer: str, told: str) -> None:
     [
         "Acetaminophen 500 mg every 4-6 hours.",
         "Acetaminophen 1 g q6h.",
+        "Acetaminophen 650 to 1000 mg every 4 to 6 hours, at most 4 g a day.",
         "Digoxin 250 mcg daily.",
         "Digoxin 0,25 mg daily.",
         "Alprazolam .5 mg twice daily.",
@@ -203,13 +204,15 @@ def test_many_threads_get_the_same() -> None:
     assert len(found) == 8 and len({report.model_dump_json() for report in found}) == 1
 
 
-def test_time_grows_with_the_length_only() -> None:
-    piece = "I take warfarin 5 mg and have no chest pain.\n- 1 0 0 0 mg. b.i.d. (a|b) i b u p r o f e n: "
-
+@pytest.mark.parametrize(
+    "piece", ["I take warfarin 5 mg, no chest pain. Take 1 g ibuprofen.\n- ", "1 ", "no ", "1-1 mg ", "9"]
+)
+def test_time_grows_with_the_length_only(piece: str) -> None:
     def seconds(text: str) -> float:
         started = time.thread_time()
         check_safety(text, question=text)
         return time.thread_time() - started
 
     seconds(piece)
-    assert seconds(piece * 200) < 40 * max(seconds(piece * 20), 0.01)
+    short = piece * (2000 // len(piece))
+    assert seconds(short * 10) < 30 * max(seconds(short), 0.01)
