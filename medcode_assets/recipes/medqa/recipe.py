@@ -9,10 +9,8 @@ from medcode_assets.recipes.words.questions import word_data_version, word_examp
 from medcode_serving.prompts import PromptTemplate
 
 NAME = "medqa"
-SYSTEM = (
-    "You answer questions of a medical exam. If a question lists options, answer with the right one and nothing else; "
-    "if it lists none, answer in one sentence."
-)
+SYSTEM = "Answer the exam question with the right option, or in one sentence."
+"""Short: every question carries it, in training and when it is served."""
 
 MEDQA = Recipe(
     name=NAME,
