@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from medcode_assets.export.report import GgufReport
     from medcode_assets.export.validation import ValidationSample
 
-UNMEASURED = ", and micro F1 is not measured"
-"""Of a bundle that answers with codes; answers in words have no micro F1."""
-
 
 def choose_bundle(home: Path, recipe: str, folder: Path | None, version: str | None) -> Bundle:
     """Open the bundle in a folder, or a recipe's of a version; where neither is given, the one that LATEST names.
@@ -185,7 +182,7 @@ def _sample(settings: Settings, home: Path, bundle: Bundle, base: LocalModel) ->
     """Return validation notes, or questions, of the bundle's data; invented text where none are at hand, and say so."""
     from medcode_assets.export.validation import invented_sample
     from medcode_assets.pipeline import warehouse_file
-    from medcode_assets.recipes.exporting import SPLIT_CHANGED, validation_sample
+    from medcode_assets.recipes.exporting import SPLIT_CHANGED, UNMEASURED, validation_sample
     from medcode_assets.warehouse import open_warehouse
 
     export, partition = settings.export, bundle.manifest.data.partition
@@ -199,7 +196,7 @@ def _sample(settings: Settings, home: Path, bundle: Bundle, base: LocalModel) ->
             sample = validation_sample(con, bundle, base, prompts=export.prompts, f1_notes=export.f1_notes)
         if sample is not None:
             return sample
-        reason = SPLIT_CHANGED.removesuffix(UNMEASURED) if words else SPLIT_CHANGED
+        reason = SPLIT_CHANGED + ("" if words else UNMEASURED)
     _say(reason)
     return invented_sample(bundle, export.prompts)
 

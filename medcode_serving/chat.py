@@ -30,11 +30,14 @@ def chat_prompt(model: Path, system: str, answer: AnswerForm) -> PromptTemplate:
     tokenizer: Any = load_tokenizer(model)
     if not tokenizer.chat_template:
         instruction, header = PLAIN
-        asked = "Question" if answer == "words" else "Narrative"
+        if answer == "words":  # all text: any program that gets it whole sees the tokens of training
+            plain = instruction.replace("{system}", system).replace("{asked}", "Question")
+            messages = (("system", system), ("user", NOTE))
+            return PromptTemplate(instruction=plain, answer_header=header, answer=answer, messages=messages)
         # A chat template writes it out; here, nothing else would.
         opening = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
         return PromptTemplate(
-            instruction=opening + instruction.replace("{system}", system).replace("{asked}", asked),
+            instruction=opening + instruction.replace("{system}", system).replace("{asked}", "Narrative"),
             answer_header=header,
             markup=True,
             answer=answer,

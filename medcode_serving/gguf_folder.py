@@ -3,7 +3,7 @@
 manifest.json       `GgufManifest`
 medcode-icd-<bundle version>-Q4_K_M.gguf, ...   one a number format
 tokenizer/          the base model's tokenizer files, byte for byte
-README.md, Modelfile, codes.gbnf, LICENSE...    what goes with them
+README.md, Modelfile, LICENSE...    what goes with them; codes.gbnf where answers are codes
 """
 
 import json

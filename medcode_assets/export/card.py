@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,61 +55,87 @@ LORA_END = "-LoRA-F32.gguf"
 RELEASES = {"mimic-iii": "MIMIC-III", "mimic-iv": "MIMIC-IV"}
 
 
+@dataclass(frozen=True)
+class Companions:
+    """What a card tells of the folder's other contents, and of the base model."""
+
+    checksums: Mapping[str, str]
+    """sha256 of each GGUF file, by name; the adapter's own (`LORA_END`) is told of if it is there."""
+    license: str
+    """The base model's."""
+    license_files: Sequence[str]
+    """Names of its licence files in the folder."""
+    answer_tokens: int
+    """Tokens of an answer at most."""
+    end: str
+    """Text of the end-of-text token."""
+    begin: str
+    """Text of the token that programs put before every text themselves; empty: none."""
+
+
 def model_card(
-    manifest: BundleManifest,
-    vocabulary: Vocabulary,
-    reports: Sequence[GgufReport],
-    *,
-    checksums: Mapping[str, str],
-    license: str,
-    license_files: Sequence[str],
-    answer_tokens: int,
-    end: str,
+    manifest: BundleManifest, vocabulary: Vocabulary, reports: Sequence[GgufReport], companions: Companions
 ) -> str:
-    """Return README.md, as model cards on Hugging Face look.
+    """Return README.md for a bundle that answers with codes, as model cards on Hugging Face look.
 
     Args:
         manifest: The bundle's.
         vocabulary: The bundle's codes.
         reports: What verification found, one a GGUF file, in the order in which they are shown.
-        checksums: sha256 of each GGUF file, by name; the adapter's own (`LORA_END`) is told of if it is there.
-        license: The base model's.
-        license_files: Names of its licence files in the folder.
-        answer_tokens: Tokens of an answer at most.
-        end: Text of the end-of-text token.
+        companions: What is in the folder, and of which base model.
     """
     codes = [code.text for code in vocabulary.codes]
     systems = Counter(code.system for code in vocabulary.codes)
     return fill(
         "model_card.md.jinja",
-        manifest=manifest,
-        model=f"medcode-{manifest.recipe}-{manifest.version}",
-        base=base_name(manifest.base_model.id),
-        release=RELEASES.get(manifest.data.release, manifest.data.release),
+        **framed(manifest, reports, companions, example=EXAMPLE_NOTE),
+        data_terms="data use agreement",
+        asked="notes",
+        asked_one="note",
+        documents="documents",
         code_count=len(codes),
         systems=[(SYSTEMS.get(system, system), count) for system, count in systems.most_common()],
-        license=license,
-        license_files=license_files,
-        reports=reports,
-        served=served_file(reports),
-        same_notes=_same_notes(reports),
-        label={report.file: quantization(report.quantization).label for report in reports},
-        gate={report.file: quantization(report.quantization).gate for report in reports},
-        lora=next((name for name in checksums if name.endswith(LORA_END)), None),
-        lora_gate=QUANTIZATIONS["f16"].gate,
-        fallen_back={report.file: fallen_back(report) for report in reports},
-        verifiers=sorted({report.verifier for report in reports}),
-        checksums=checksums,
-        prompt=manifest.prompt.render(EXAMPLE_NOTE),
-        example_note=EXAMPLE_NOTE,
         answer=manifest.prompt.completion(codes[:2]),
-        end=end,
-        prompt_tokens=manifest.decoding.max_prompt_tokens,
-        answer_tokens=answer_tokens,
         spaces=LABEL_SPACES,
         results=_results(manifest.metrics),
-        settings=_settings(manifest.provenance.settings),
     )
+
+
+def framed(
+    manifest: BundleManifest, reports: Sequence[GgufReport], companions: Companions, *, example: str
+) -> dict[str, Any]:
+    """Return what card_frame.md.jinja tells of every bundle, whatever it answers with; `example` is asked of it."""
+    gate = {report.file: quantization(report.quantization).gate for report in reports}
+    label = {report.file: quantization(report.quantization).label for report in reports}
+    return {
+        "manifest": manifest,
+        "model": f"medcode-{manifest.recipe}-{manifest.version}",
+        "base": base_name(manifest.base_model.id),
+        "release": RELEASES.get(manifest.data.release, manifest.data.release),
+        "license": companions.license,
+        "license_files": companions.license_files,
+        "reports": reports,
+        "judged": [report for report in reports if report.f1],
+        "unjudged": [report for report in reports if not report.f1],
+        "positions": [report.positions for report in reports],
+        "served": served_file(reports),
+        "same_notes": _same_notes(reports),
+        "label": label,
+        "gate": gate,
+        "let_go": [label[report.file] for report in reports if report.top1_agreement < gate[report.file].top1],
+        "lora": next((name for name in companions.checksums if name.endswith(LORA_END)), None),
+        "lora_gate": QUANTIZATIONS["f16"].gate,
+        "fallen_back": {report.file: fallen_back(report) for report in reports},
+        "verifiers": sorted({report.verifier for report in reports}),
+        "checksums": companions.checksums,
+        "prompt": manifest.prompt.render(example),
+        "opening": companions.begin if manifest.prompt.instruction.startswith(companions.begin) else "",
+        "example": example,
+        "end": companions.end,
+        "prompt_tokens": manifest.decoding.max_prompt_tokens,
+        "answer_tokens": companions.answer_tokens,
+        "settings": _settings(manifest.provenance.settings),
+    }
 
 
 def served_file(reports: Sequence[GgufReport]) -> str:
@@ -146,7 +173,7 @@ def _same_notes(reports: Sequence[GgufReport]) -> bool:
 def _results(metrics: Sequence[Metric]) -> list[tuple[str, str, list[str]]]:
     """Return (engine, metric, cell of each label space) of what was measured on the test split, over whole codes."""
     measured = {
-        (metric.engine, metric.name, metric.label_space): _cell(metric)
+        (metric.engine, metric.name, metric.label_space): metric_cell(metric)
         for metric in metrics
         if (metric.split, metric.level, metric.group) == ("test", "code", "all")
     }
@@ -159,7 +186,8 @@ def _results(metrics: Sequence[Metric]) -> list[tuple[str, str, list[str]]]:
     return [row for row in rows if set(row[2]) != {"–"}]
 
 
-def _cell(metric: Metric) -> str:
+def metric_cell(metric: Metric) -> str:
+    """Return a measured number with its interval, as the cards' tables have it."""
     interval = f" ({metric.low:.3f}–{metric.high:.3f})" if metric.low is not None and metric.high is not None else ""
     return f"{metric.value:.3f}{interval}"
 

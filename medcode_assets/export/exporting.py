@@ -42,6 +42,7 @@ LONGEST_EXPORT = 7 * 24 * 3600.0
 _SOURCE = "f16"
 """What K-quants are made from."""
 INTENDED_USE = "Drafts of medical codes for clinical notes, which a coder reviews; no decisions about patients."
+WORDS_INTENDED_USE = "Research on medical question answering: drafts that a professional checks; not for clinical use."
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,7 @@ def model_metadata(bundle: Bundle, base: LocalModel) -> ModelMetadata:
         base_revision=manifest.base_model.revision,
         license=read_license(base.path),
         data_version=f"{manifest.data.release} split {manifest.data.split_hash[:12]}",
-        intended_use=INTENDED_USE,
+        intended_use=WORDS_INTENDED_USE if manifest.answers_in_words else INTENDED_USE,
         chat_template=chat_template(manifest.prompt),
     )
 

@@ -20,6 +20,7 @@ def ollama_modelfile(
     answer_tokens: int,
     end: str,
     license: str,
+    begin: str = "",
 ) -> str:
     """Return the Modelfile for the first of a folder's GGUF files; the others are named in a comment.
 
@@ -35,6 +36,7 @@ def ollama_modelfile(
         answer_tokens: Tokens of an answer at most.
         end: Text of the end-of-text token.
         license: The base model's.
+        begin: Text of the token that its tokenizer begins every text with; Ollama adds it, so the template must not.
 
     Raises:
         MedcodeError: a text that a Modelfile cannot hold.
@@ -42,7 +44,7 @@ def ollama_modelfile(
     for text in (*files, end, license):
         if '"' in text or not text.isprintable():
             raise MedcodeError(f"{text!r}: a Modelfile cannot hold it; rename it without quotes and control characters")
-    pieces = [_text(piece) for piece in prompt.instruction.split("{note}")]
+    pieces = [_text(piece) for piece in prompt.instruction.removeprefix(begin).split("{note}")]
     return fill(
         "Modelfile.jinja",
         model=f"medcode-{recipe}-{version}",
@@ -54,6 +56,7 @@ def ollama_modelfile(
         answer_tokens=answer_tokens,
         end=end,
         license=license,
+        words=prompt.answer == "words",
     )
 
 

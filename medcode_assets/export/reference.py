@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from medcode_assets.export.prompting import joined_tokens, opening_token, training_tokens
 from medcode_serving.engines.transformers import load_tokenizer
+from medcode_serving.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +57,19 @@ class TransformersModel:
         """See `LanguageModel.tokenize`."""
         ids: list[int] = self._tokenizer(text, split_special_tokens=True)["input_ids"]
         return ids
+
+    @property
+    def opening(self) -> str:
+        """Text of the token that begins every text; empty: none does."""
+        return opening_token(self._tokenizer)
+
+    def prompt_tokens(self, text: str, prompt: PromptTemplate | None) -> list[int]:
+        """Return the token ids of a rendered prompt as training has them."""
+        return training_tokens(self._tokenizer, text, prompt)
+
+    def chat_tokens(self, note: str, prompt: PromptTemplate) -> list[int]:
+        """Return the token ids that a chat about a note must have, its special tokens read as such."""
+        return joined_tokens(self._tokenizer, prompt, note)
 
     def greedy(self, prompt: list[int], new_tokens: int) -> list[int]:
         """See `LanguageModel.greedy`; always of the same `new_tokens`."""

@@ -215,7 +215,8 @@ class Verification:
 
     def lora_problems(self, lora: Path, base_gguf: Path) -> list[str]:
         """Hold an adapter's own file, over its base model in f32, against the merged model; return what is wrong."""
-        return lora_problems(lora, base_gguf, self._reference, self._sample.prompts)
+        prompt = self._bundle.manifest.prompt
+        return lora_problems(lora, base_gguf, self._reference, self._sample.prompts, prompt)
 
     def _f1(self, file: Path, label: str, notes: LabelledNotes) -> F1Comparison:
         from medcode_serving.engines.llamacpp import LlamaCppEngine

@@ -44,6 +44,8 @@ _KEPT = (0.8, 1.2)
 """Share of the fine-tune that each changed tensor must hold: 1, give or take four standard errors of the tensors that
 `fine_tune_kept` judges (of some 200 the farthest is some three from 1); an unmerged tensor holds 0, one into which the
 adapter was merged twice 2."""
+_UNLIKELY = 0.01
+"""Probability below which a share is no chance."""
 _SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 """What chat windows put in front without being asked."""
 
@@ -75,6 +77,8 @@ class _Comparison:
 
     kl: list[float] = field(default_factory=list)
     same_top: list[bool] = field(default_factory=list)
+    overturned: list[float] = field(default_factory=list)
+    """Of each position with another likeliest token: by how many nats the merged model preferred its own."""
     differences: list[float] = field(default_factory=list)
     greedy_equal: int = 0
     parted: list[tuple[int, float]] = field(default_factory=list)
@@ -126,7 +130,7 @@ def verify_gguf(
         changed_fields(gguf_file, merged, metadata),
     )
     reference = reference or TransformersModel(merged)
-    encoded = _fitting_prompts(reference, prompts)
+    encoded = _fitting_prompts(reference, prompts, prompt)
     with LlamaCppModel(gguf_file, max(map(len, encoded)) + _NEW_TOKENS + 8) as model:
         texts = _texts(reference, model, prompts, prompt)
         comparison = _compare(reference, model, encoded, on_progress)
@@ -134,32 +138,51 @@ def verify_gguf(
     problems = (
         *_weight_problems(weights, quantization),
         *_text_problems(texts),
-        *_answer_problems(report, quantization.gate, comparison.parted),
+        *_answer_problems(report, quantization.gate, comparison),
         *f1_problems(f1, most_f1_lost),
     )
     return report.model_copy(update={"problems": problems, "seconds": round(time.monotonic() - started, 2)})
 
 
-def _fitting_prompts(reference: TransformersModel, prompts: Sequence[str]) -> list[list[int]]:
-    """Tokenize the prompts, cutting what would leave no room for an answer in the model's context."""
+def _fitting_prompts(
+    reference: TransformersModel, prompts: Sequence[str], prompt: PromptTemplate | None
+) -> list[list[int]]:
+    """Tokenize the prompts as training does, cutting what would leave no room for an answer in the model's context."""
     limit = reference.context_length - _NEW_TOKENS - 8
-    return [reference.tokenize(prompt)[:limit] for prompt in prompts]
+    return [reference.prompt_tokens(text, prompt)[:limit] for text in prompts]
 
 
 def _texts(
-    reference: LanguageModel, model: LlamaCppModel, prompts: Sequence[str], prompt: PromptTemplate | None
+    reference: TransformersModel, model: LlamaCppModel, prompts: Sequence[str], prompt: PromptTemplate | None
 ) -> _Texts:
     """Compare tokens with those of training, and the chat template with its prompt."""
     texts = [*map((prompt or PromptTemplate()).render, CLINICAL_SAMPLE), *prompts]
+    chats = CLINICAL_SAMPLE if prompt is not None and prompt.markup else ()
     return _Texts(
-        total=len(texts),
-        mismatches=sum(reference.tokenize(text) != model.tokenize(text) for text in texts),
-        template_equal=None if prompt is None else _renders(model.server, prompt, CLINICAL_SAMPLE),
+        total=len(texts) + len(chats),
+        mismatches=sum(reference.tokenize(text) != model.tokenize(text) for text in texts)
+        + sum(not _splits_chat(reference, model.server, prompt, note) for note in chats if prompt is not None),
+        template_equal=None
+        if prompt is None
+        else _renders(model.server, prompt, CLINICAL_SAMPLE, opening=reference.opening),
     )
 
 
-def _renders(server: LlamaCppServer, prompt: PromptTemplate, notes: Sequence[str]) -> bool:
+def _splits_chat(reference: TransformersModel, server: LlamaCppServer, prompt: PromptTemplate, note: str) -> bool:
+    """Tell whether a chat about a note has the tokens that it must have: the markup's special ones, each once.
+
+    llama.cpp takes an opening token off what the chat template renders, and puts it back when it splits the text.
+    """
+    note = normalise_note(note)
+    rendered = server.post("/apply-template", messages=[{"role": "user", "content": note}])["prompt"]
+    found: list[int] = server.post("/tokenize", content=rendered, add_special=True, parse_special=True)["tokens"]
+    return found == reference.chat_tokens(note, prompt)
+
+
+def _renders(server: LlamaCppServer, prompt: PromptTemplate, notes: Sequence[str], opening: str = "") -> bool:
     """Tell whether the file's chat template makes of a note the prompt of training.
+
+    All but an opening token that llama.cpp puts there itself: it takes that off what the template renders.
 
     Notes are given in NFC with ASCII blanks around them, which the template must take away: NFC and other blanks are
     beyond Jinja. Each is asked for alone and after a system message, which training never saw and which must leave no
@@ -168,7 +191,7 @@ def _renders(server: LlamaCppServer, prompt: PromptTemplate, notes: Sequence[str
     for note in map(normalise_note, notes):
         asked = {"role": "user", "content": f" \t{note}\r\n\n"}
         for messages in ([asked], [_SYSTEM, asked]):
-            if server.post("/apply-template", messages=messages)["prompt"] != prompt.render(note):
+            if server.post("/apply-template", messages=messages)["prompt"] != prompt.render(note).removeprefix(opening):
                 return False
     return True
 
@@ -191,7 +214,9 @@ def _compare(
         expected = reference.log_probabilities(tokens, positions)
         found = model.log_probabilities(tokens, positions)
         result.kl.extend(divergence(expected, found))
-        result.same_top.extend(expected.argmax(1) == _known_argmax(found))
+        same, overturned = _compare_likeliest(expected, found)
+        result.same_top.extend(same)
+        result.overturned.extend(overturned)
         result.differences.append(_largest_difference(expected, found))
         answer_rows = expected[positions.index(len(prompt) - 1) :]
         preference = parting_preference(answer_rows, answer, model.greedy(prompt, _NEW_TOKENS))
@@ -251,6 +276,20 @@ def parting_preference(rows: "np.ndarray", expected: list[int], found: list[int]
         if mine != other:
             return float(row[mine] - row[other])
     return None if len(expected) == len(found) else float("inf")
+
+
+def _compare_likeliest(expected: "np.ndarray", found: "np.ndarray") -> tuple[list[bool], list[float]]:
+    """Return whether each row has the same likeliest token; and by how many nats each that has not preferred its own.
+
+    That is infinity where no probability is told.
+    """
+    mine, other = expected.argmax(1), _known_argmax(found)
+    overturned = [
+        float(row[own] - row[new]) if new >= 0 else float("inf")
+        for row, own, new in zip(expected, mine, other, strict=True)
+        if own != new
+    ]
+    return (mine == other).tolist(), overturned
 
 
 def _known_argmax(found: "np.ndarray") -> "np.ndarray":
@@ -331,22 +370,35 @@ def _text_problems(texts: _Texts) -> list[str]:
     return problems
 
 
-def _answer_problems(report: GgufReport, gate: Gate, parted: list[tuple[int, float]]) -> list[str]:
+def _answer_problems(report: GgufReport, gate: Gate, comparison: _Comparison) -> list[str]:
     problems = []
     if not math.isfinite(report.kl_mean):
         problems.append("llama.cpp computes what is no number")
     elif report.kl_mean > gate.kl:
         problems.append(f"next-token distributions differ: KL {report.kl_mean:.2g}, at most {gate.kl:.0e} is expected")
-    if not report.top1_agreement >= gate.top1:
+    if not report.top1_agreement >= gate.top1 and not _by_chance(comparison.overturned, report.positions, gate):
         problems.append(
             f"the likeliest token differs too often: top-1 agreement {report.top1_agreement:.4f}, expected {gate.top1}"
         )
-    clear = [number for number, preference in parted if not preference <= gate.near_tie]
+    clear = [number for number, preference in comparison.parted if not preference <= gate.near_tie]
     if clear:
         problems.append(
             f"{len(clear)} greedy answers part where the merged model had a clear preference, prompt {clear[0]} for one"
         )
     return problems
+
+
+def _by_chance(overturned: list[float], positions: int, gate: Gate) -> bool:
+    """Tell whether a share of other likeliest tokens beyond the gate's may be chance, and each is a near tie.
+
+    A share is no sharp bound on a small sample: of 31 positions, one weighs 3.2 %, and the 2 % that q8_0 may lose are
+    none. So more are let go, as many as that share gives in one sample of a hundred; but only where rounding can turn
+    a token over, as in greedy answers: one clear preference that is lost, and the share alone decides.
+    """
+    from scipy.stats import binom
+
+    likely = binom.sf(len(overturned) - 1, positions, 1 - gate.top1) >= _UNLIKELY
+    return bool(likely) and all(preference <= gate.near_tie for preference in overturned)
 
 
 def f1_problems(f1: F1Comparison | None, most_lost: float) -> list[str]:

@@ -11,7 +11,7 @@ from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import markdown_table
 from medcode_assets.partitions import check_each_version
 from medcode_assets.recipes.bundling import bundle_version
-from medcode_assets.recipes.exporting import SPLIT_CHANGED, validation_sample
+from medcode_assets.recipes.exporting import SPLIT_CHANGED, UNMEASURED, validation_sample
 from medcode_assets.recipes.fitting import chosen_base
 from medcode_assets.recipes.recipe import Recipe
 from medcode_assets.resources.compute import GPU
@@ -36,7 +36,8 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             check_each_version(
                 key,
                 "answers_like_the_merged_model",
-                "Weights, tokenization, next-token distributions and micro F1 of every file, against the merged model.",
+                "Weights, tokenization, next-token distributions"
+                f"{'' if recipe.words else ' and micro F1'} of every file, against the merged model.",
                 blocking=True,
                 partitions=recipe.partitions,
             ),
@@ -59,7 +60,7 @@ def gguf_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             f1_notes = export.f1_notes if recipe.words is None else 0  # answers in words have none
             sample = validation_sample(con, bundle, base, prompts=export.prompts, f1_notes=f1_notes)
         if sample is None:
-            context.log.warning(SPLIT_CHANGED)
+            context.log.warning(SPLIT_CHANGED + (UNMEASURED if recipe.words is None else ""))
             sample = invented_sample(bundle, export.prompts)
         done = export_gguf(
             bundle,

@@ -15,9 +15,10 @@ from medcode_serving.prompts import encode_prompts
 if TYPE_CHECKING:
     import duckdb
 
+UNMEASURED = ", and micro F1 is not measured"
+"""Where answers are codes."""
 SPLIT_CHANGED = (
-    "the warehouse has another split than the bundle was trained on: its GGUF files are verified on invented text, and "
-    "micro F1 is not measured"
+    "the warehouse has another split than the bundle was trained on: its GGUF files are verified on invented text"
 )
 
 
@@ -45,7 +46,10 @@ def validation_sample(
     tokenizer = load_tokenizer(base.path)
     encoded = encode_prompts(tokenizer, manifest.prompt, list(notes), manifest.decoding.max_prompt_tokens)
     return ValidationSample(
-        tuple(str(tokenizer.decode(prompt.input_ids, skip_special_tokens=True)) for prompt in encoded),
+        tuple(
+            str(tokenizer.decode(prompt.input_ids, skip_special_tokens=not manifest.prompt.markup))
+            for prompt in encoded
+        ),
         labelled_notes(con, manifest.recipe, "validation", f1_notes)
         if f1_notes and not manifest.answers_in_words
         else None,

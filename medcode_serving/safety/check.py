@@ -3,6 +3,7 @@
 from medcode_serving.safety.doses import find_ages, find_doses
 from medcode_serving.safety.emergencies import find_emergencies
 from medcode_serving.safety.interactions import find_interactions, find_mentions
+from medcode_serving.safety.options import without_options
 from medcode_serving.safety.patient import read_patient
 from medcode_serving.safety.reading import read_text
 from medcode_serving.safety.report import SafetyReport, make_report
@@ -21,7 +22,7 @@ def check_safety(answer: str, *, question: str = "", rules: SafetyRules | None =
         rules: As `load_rules` returns them; the shipped ones if not given.
     """
     rules = rules or load_rules()
-    asked, answered = read_text(question, "question", rules), read_text(answer, "answer", rules)
+    asked, answered = read_text(without_options(question), "question", rules), read_text(answer, "answer", rules)
     patient = read_patient(asked.plain.text)
     mentions = find_mentions(asked, answered)
     return make_report(

@@ -4,8 +4,11 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medcode_serving.safety import SafetyReport, SafetyWarning, check_safety
+from medcode_serving.safety.options import without_options
 
 
 def check(question: str, answer: str) -> SafetyReport:
@@ -65,6 +68,28 @@ def test_yes_and_no(question: str, answer: str, addressed: bool) -> None:
 def test_a_choice_is_no_combination() -> None:
     assert check("My back hurts.", "Take ibuprofen or naproxen.").warnings == ()
     assert only("My back hurts.", "Take ibuprofen and naproxen.").rule == "class:nsaid+class:nsaid"
+
+
+def test_options_of_an_exam_question_are_taken_by_nobody() -> None:
+    options = "A. phenytoin\nB. amiodarone\nC. warfarin\nD. ibuprofen"
+    assert check(f"Which drug causes overgrowth of the gums?\n{options}", "phenytoin").warnings == ()
+    # What somebody takes is listed in the same way.
+    for asked in (
+        f"I take:\n{options}",
+        f"May my mother take these together?\n{options}",
+        f"Is this safe?\n{options[3:]}",
+    ):
+        assert check(asked, "Ask your doctor.").warnings, asked
+    stem = "A patient on warfarin has pain. Which drug would harm?\n"
+    (warning,) = check(f"{stem}A. ibuprofen\nB. saline", "Ibuprofen is given.").warnings
+    assert [(span.where, span.text) for span in warning.spans] == [("question", "warfarin"), ("answer", "Ibuprofen")]
+
+
+@given(st.text(alphabet="AaBb.)\n ?:xI\u2028", max_size=40))
+def test_options_keep_every_place(question: str) -> None:
+    left = without_options(question)
+    assert len(left) == len(question)
+    assert all(after in (before, " ") for before, after in zip(question, left, strict=True))
 
 
 def test_a_class_and_its_own_drug() -> None:
