@@ -32,8 +32,12 @@ def chat_prompt(model: Path, system: str, answer: AnswerForm) -> PromptTemplate:
         instruction, header = PLAIN
         if answer == "words":  # all text: any program that gets it whole sees the tokens of training
             plain = instruction.replace("{system}", system).replace("{asked}", "Question")
-            messages = (("system", system), ("user", NOTE))
-            return PromptTemplate(instruction=plain, answer_header=header, answer=answer, messages=messages)
+            return PromptTemplate(
+                instruction=plain,
+                answer_header=header,
+                answer=answer,
+                messages=(("system", system), ("user", NOTE)),
+            )
         # A chat template writes it out; here, nothing else would.
         opening = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
         return PromptTemplate(
