@@ -19,6 +19,12 @@ LAST = {
     "specialty": ("progress", "gguf"),
 }
 """Assets that a demo makes last; all that they need comes along."""
+NEXT = {
+    "specialty": f"  {MEDCODE} specialty next --name demo-specialties --config "
+    f"{(SETTINGS / 'specialty' / 'demo' / 'specialty.yaml').relative_to(SETTINGS.parent.parent)}   "
+    "the next iteration: more samples for the weak\n"
+}
+"""What else to do from here."""
 
 
 def run_words_demo(home: Path, recipe: str) -> None:
@@ -46,6 +52,7 @@ def run_words_demo(home: Path, recipe: str) -> None:
         "\nThe API has stopped again. From here:\n"
         f"  {MEDCODE} ui   the Dagster UI, http://127.0.0.1:3000\n"
         f"  MEDCODE_SERVE_MODEL__RECIPES='[\"{recipe}\"]' {MEDCODE} serve   the API, and a page to try it on\n"
+        f"{NEXT.get(recipe, '')}"
         f"Everything measured is in {artifacts}.\n"
         "The model has seen nothing but questions made from templates; others it answers badly. Not for clinical use.\n"
         f"State is in {home}; commands find it there through MEDCODE_HOME or --output-dir."
