@@ -95,7 +95,9 @@ class WordWriter:
         for place, row in enumerate(self._unfinished):
             if row.draws is not None:
                 # On the CPU: the same seed draws the same tokens on every device.
-                drawn = torch.softmax(log_p[place].double().cpu() / row.writing.temperature, dim=-1)
+                told = log_p[place].double().cpu()
+                # Above the likeliest one, which no temperature makes infinite: a failed row would fail its batch.
+                drawn = torch.softmax((told - told.max()) / row.writing.temperature, dim=-1)
                 tokens[place] = torch.multinomial(drawn, 1, generator=row.draws)[0]
         return tokens
 

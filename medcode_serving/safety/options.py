@@ -4,6 +4,8 @@ import re
 
 _OPTION = re.compile(r"[ \t]*\(?([A-Ha-h])[.):][ \t]+\S[^\n]*")
 _PERSON = re.compile(r"\b(?:i|i'm|i've|my|me|we|our|us)\b", re.IGNORECASE)
+_LOOK_BACK = 1000
+"""Characters. The mark that asks is not looked for further back: it keeps the time in proportion to the length."""
 
 
 def without_options(question: str) -> str:
@@ -13,6 +15,8 @@ def without_options(question: str) -> str:
     behind a question mark or a colon, and nobody who speaks of himself: else a list may be what somebody takes.
     """
     lines = _starts(question)
+    person = _PERSON.search(question)
+    of_himself = person.end() if person else len(question) + 1
     kept: list[str] = []
     block: list[tuple[int, int]] = []
     for start, end in [*lines, (len(question), len(question))]:
@@ -20,8 +24,8 @@ def without_options(question: str) -> str:
         if option and ord(option[1].lower()) == ord("a") + len(block):
             block.append((start, end))
             continue
-        stem = question[: block[0][0]] if block else ""
-        asked = len(block) > 1 and stem.rstrip().endswith(("?", ":")) and not _PERSON.search(stem)
+        stem = question[max(0, block[0][0] - _LOOK_BACK) : block[0][0]] if block else ""
+        asked = len(block) > 1 and stem.rstrip().endswith(("?", ":")) and block[0][0] < of_himself
         kept += [_blank(question[at:to]) if asked else question[at:to] for at, to in block]
         block = [(start, end)] if option and option[1].lower() == "a" else []
         kept += [] if block else [question[start:end]]

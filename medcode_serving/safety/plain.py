@@ -32,6 +32,8 @@ _AS = {
     "−": "-",
 }
 _ODD = re.compile(r"[^\x00-\x7f]")
+_LONG_BLANK = re.compile(r"\s{9,}")
+"""Patterns with two stretches of blanks would try every way to part a long one: quadratic time."""
 _DROPPED = {"Cf", "Mn", "Me", "Cc", "Co", "Cs"}
 
 
@@ -57,11 +59,15 @@ class Plain:
 def plain(text: str) -> Plain:
     """Return a text in plain letters.
 
-    Zero-width marks and soft hyphens go, full-width and styled letters become plain ones.
+    Zero-width marks and soft hyphens go, full-width and styled letters become plain ones, long blanks short.
 
     Args:
         text: Any text.
     """
+    return _with_short_blanks(_in_plain_letters(text))
+
+
+def _in_plain_letters(text: str) -> Plain:
     if text.isascii():
         return Plain(text.lower(), range(len(text)), text)
     letters: list[str] = []
@@ -76,6 +82,23 @@ def plain(text: str) -> Plain:
     letters.append(text[done:].lower())
     starts += range(done, len(text))
     return Plain("".join(letters), starts, text)
+
+
+def _with_short_blanks(found: Plain) -> Plain:
+    """Return a text with one blank, or two line breaks at most, in the place of every long stretch of blanks."""
+    if not _LONG_BLANK.search(found.text):
+        return found
+    letters: list[str] = []
+    starts: list[int] = []
+    done = 0
+    for match in _LONG_BLANK.finditer(found.text):
+        short = "\n" * min(match[0].count("\n"), 2) or " "
+        letters += (found.text[done : match.start()], short)
+        starts += found.starts[done : match.start() + len(short)]
+        done = match.end()
+    letters.append(found.text[done:])
+    starts += found.starts[done:]
+    return Plain("".join(letters), starts, found.original)
 
 
 @lru_cache(maxsize=4096)

@@ -76,7 +76,8 @@ def _pattern(units: str) -> re.Pattern[str]:
 
 def _per(written: str) -> tuple[bool, Basis, float]:
     """Return whether an amount is for a kilogram, what it is for, and the volume of a concentration."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)?\s*([a-z%][a-z0-9]*)", re.sub(r"\b(?:per|every|each|a|in)\b", " ", written))
+    bare = " ".join(re.sub(r"\b(?:per|every|each|a|in)\b", " ", written).split())
+    parts = re.findall(r"(\d+(?:\.\d+)?)?\s*([a-z%][a-z0-9]*)", bare)
     per_kg, basis, volume = False, "dose", 0.0
     for number, unit in parts:
         if unit in {"kg", "kilo", "kilogram"}:

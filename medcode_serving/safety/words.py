@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_WORD = re.compile(r"[@$]?[^\W_]+(?:[@$][^\W_]+)*(?:'[a-z]{1,2}(?![^\W_]))?|[;:]|(?P<end>[.!?]+(?=\s|$)|\n+)")
+_WORD = re.compile(r"[@$]?[^\W_]+(?:[@$][^\W_]+)*(?:'[a-z]{1,2}(?![^\W_]))?|[;:]|(?P<end>(?<![.!?])[.!?]+(?=\s|$)|\n+)")
 _VERBS = (
     "do", "does", "did", "is", "was", "are", "were", "have", "has", "had", "could", "should", "would", "must",
     "need",

@@ -118,3 +118,8 @@ def test_logits_that_are_no_numbers_are_an_error() -> None:
     writer = WordWriter([Writing()], ends={END}, max_tokens=5, decode=decode)
     with pytest.raises(MedcodeError, match="no finite numbers"):
         writer.write(torch.full((1, 7), math.nan))
+
+
+def test_the_smallest_temperature_that_there_is_takes_the_likeliest_token() -> None:
+    answer, _ = write(Writing(temperature=5e-324, seed=1), [{1: 1.0, 3: 0.0}, {2: 1.0, 4: 0.5}, {END: 0.0}])
+    assert answer.text == "Take rest."

@@ -131,7 +131,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row
         with pq.ParquetFile(path) as file:
             _refuse_missing(path, columns, file.schema_arrow.names)
             yield from _batch_rows(path, file.iter_batches(BATCH))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise MedcodeError(f"{path}: no whole parquet file ({type(error).__name__}); copy or write it anew") from None
 
 

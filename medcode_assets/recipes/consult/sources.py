@@ -239,6 +239,10 @@ def _text(place: str, column: str, value: object) -> str:
         return ""
     if not isinstance(value, str):
         raise MedcodeError(f"{place}: column {column} holds a {type(value).__name__}; give text or nothing")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MedcodeError(f"{place}: column {column} has half a character (a lone surrogate); mend it") from None
     text = value.replace("\r\n", "\n").replace("\x00", "").strip()
     return "" if text.lower() in _NOTHING else text
 

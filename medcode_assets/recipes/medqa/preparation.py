@@ -8,7 +8,7 @@ from typing import Any
 from medcode_assets.recipes.medqa.augmentation import augmented
 from medcode_assets.recipes.medqa.rows import LABELS, ExamRow
 from medcode_assets.recipes.medqa.settings import MedqaSection
-from medcode_assets.recipes.medqa.splitting import Keyed, sample, with_splits
+from medcode_assets.recipes.medqa.splitting import PROTECTED, Keyed, sample, with_splits
 from medcode_assets.recipes.medqa.wording import question_key, words
 from medcode_assets.recipes.words.questions import SPLITS, Question
 from medcode_serving.errors import MedcodeError
@@ -77,9 +77,9 @@ def prepare(rows: Sequence[ExamRow], settings: MedqaSection) -> tuple[list[Quest
 
 
 def _usable(rows: Sequence[ExamRow], dropped: Counter[str]) -> Iterator[Keyed]:
-    """Yield rows that can be asked, each question once."""
+    """Yield rows that can be asked, each question once: in the split that is most protected."""
     answers: dict[tuple[str, ...], str] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: PROTECTED.index(row.split or "train")):
         reason = _unusable(row)
         if not reason:
             answer = right_answer(row)

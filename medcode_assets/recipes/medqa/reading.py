@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from medcode_assets.evaluation.text_metrics.choices import chosen_option
 from medcode_assets.recipes.medqa.rows import LABELS
-from medcode_assets.recipes.words.answers import Answered
 from medcode_assets.recipes.words.questions import Asked
 
 
@@ -39,11 +38,6 @@ def said(asked: Asked, text: str) -> int | None:
         return labels.index(letter)
     same = [at for at, option in enumerate(option_texts(asked)) if _plain(option) == first]
     return same[0] if len(same) == 1 else None
-
-
-def written_choice(asked: Asked, answer: Answered) -> int | None:
-    """Return the place of the option that an answer chooses in its words (`said`)."""
-    return said(asked, answer.text)
 
 
 def _behind(text: str, labels: str) -> str | None:

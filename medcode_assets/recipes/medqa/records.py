@@ -41,6 +41,8 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         raise MedcodeError(
             f"{path}, line {error.lineno}: no JSON ({error.msg}, column {error.colno}); correct it"
         ) from None
+    except (ValueError, RecursionError):
+        raise MedcodeError(f"{path}: brackets too deep or a number too long; correct it") from None
     yield from enumerate(records, start=1)
 
 
@@ -56,6 +58,10 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             except json.JSONDecodeError as error:
                 raise MedcodeError(
                     f"{path}, row {number}: no JSON ({error.msg}, column {error.colno}); correct or delete the line"
+                ) from None
+            except (ValueError, RecursionError):
+                raise MedcodeError(
+                    f"{path}, row {number}: brackets too deep or a number too long; correct or delete the line"
                 ) from None
 
 

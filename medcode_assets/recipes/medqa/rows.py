@@ -82,6 +82,10 @@ def _text(record: Mapping[str, Any], column: str, where: str, *, paragraphs: boo
         return ""
     if not isinstance(value, str):
         raise MedcodeError(f"{where}: column {column} is a {type(value).__name__}; expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MedcodeError(f"{where}: column {column} has half a character (a lone surrogate); mend it") from None
     seen = _UNSEEN.sub("", value)
     if not paragraphs:
         return _BLANK.sub(" ", seen).strip()
@@ -91,7 +95,7 @@ def _text(record: Mapping[str, Any], column: str, where: str, *, paragraphs: boo
 def _cop(value: Any, where: str) -> int | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1:  # infinity % 1 is no number
         raise MedcodeError(
             f"{where}: column cop is a {type(value).__name__}; expected the number of the right option, or nothing"
         )

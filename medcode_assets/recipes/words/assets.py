@@ -31,9 +31,9 @@ from medcode_assets.recipes.words.evaluating import (
     word_answers_fingerprint,
     word_evaluation_fingerprint,
 )
-from medcode_assets.recipes.words.gates import WORD_GATES, check_word_gates, served_headline
+from medcode_assets.recipes.words.gates import ASKED, WORD_GATES, check_word_gates, served_headline
 from medcode_assets.recipes.words.measuring import logged_metrics, read_word_report, word_table
-from medcode_assets.recipes.words.questions import asked_questions
+from medcode_assets.recipes.words.questions import asked_hash, asked_questions
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
@@ -180,7 +180,12 @@ def word_evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefini
                     made_from=made_from,
                     answers_from=answers_from,
                     beside=beside,
-                    facts_of={"adapter": adapter_facts["seal"], "examples": examples, "train_documents": trained},
+                    facts_of={
+                        "adapter": adapter_facts["seal"],
+                        "examples": examples,
+                        "train_documents": trained,
+                        ASKED: asked_hash(asked),
+                    },
                     evaluation=chosen,
                     decoding=decoding,
                     device=compute.settings.device,
@@ -252,14 +257,18 @@ def word_bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition
                 report=report,
                 data=data,
                 provenance=provenance(
-                    {**adapter_facts["settings"], "data": examples_settings(con, recipe.name)},
+                    {
+                        **adapter_facts["settings"],
+                        "data": examples_settings(con, recipe.name),
+                        ASKED: facts[ASKED],
+                    },
                     mlflow_run=adapter_facts["mlflow_run"],
                     dagster_run=context.run_id,
                 ),
                 adapter=adapter / "weights",
                 codes=trained_codes(con, recipe.name),
             )
-        served = served_headline(home.bundles, recipe.name, version, data.split_hash, report.headline)
+        served = served_headline(home.bundles, recipe.name, version, facts[ASKED], report.headline)
         gates = check_word_gates(report, read(config, "gates", GateSettings), served)
         publish_passed(sealed, gates)
         latest = latest_version(home.bundles, recipe.name) if is_published(home.bundles, recipe.name) else None

@@ -14,6 +14,8 @@ WORD_GATES = {
     "above_untuned_base": "Better than the untuned base by the recipe's headline measure, on the same questions.",
     "no_regression": "Not below the served adapter by the headline measure, on the same test questions.",
 }
+ASKED = "test_questions"
+"""Where a bundle's provenance, and the seal of its evaluation, keep `asked_hash`."""
 MOST_EMPTY = 0.1
 """Share of answers without a word."""
 MOST_CUT = 0.5
@@ -74,8 +76,16 @@ def _no_regression(report: WordReport, served: float | str) -> Gate:
     )
 
 
-def served_headline(bundles: Path, recipe: str, version: str, split_hash: str, headline: str) -> float | str:
-    """Return the served adapter's headline measure on the same split; or why there is none, in words."""
+def served_headline(bundles: Path, recipe: str, version: str, asked: str, headline: str) -> float | str:
+    """Return the served adapter's headline measure on the same questions; or why there is none, in words.
+
+    Args:
+        bundles: Folder of all bundles.
+        recipe: Whose.
+        version: The bundle that is held against the served one.
+        asked: `asked_hash` of its test questions.
+        headline: Name of the measure.
+    """
     if not is_published(bundles, recipe):
         return "nothing is published yet"
     try:
@@ -85,7 +95,7 @@ def served_headline(bundles: Path, recipe: str, version: str, split_hash: str, h
     manifest = served.manifest
     if manifest.version == version:
         return "this bundle is the served one"
-    if manifest.data.split_hash != split_hash:
+    if manifest.provenance.settings.get(ASKED) != asked:
         return f"the served {manifest.version} was measured on other questions"
     for metric in manifest.metrics:
         if (metric.name, metric.engine) == (headline, TUNED):

@@ -5,7 +5,7 @@ chain is the same for all.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -208,6 +208,11 @@ class Asked:
     references: tuple[str, ...]
     options: tuple[str, ...] = ()
     correct: int | None = None
+
+
+def asked_hash(asked: Sequence[Asked]) -> str:
+    """Return the sha256 over questions and references: figures compare where it is the same."""
+    return fingerprint(asked=sorted((one.question, *one.references) for one in asked))
 
 
 def asked_questions(con: "duckdb.DuckDBPyConnection", recipe: str, split: str, limit: int) -> list[Asked]:

@@ -230,10 +230,16 @@ def test_many_threads_get_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["I take warfarin 5 mg, no chest pain. Take 1 g ibuprofen.\n- ", "1 ", "no ", "1-1 mg ", "9"]
+    ("beginning", "piece"),
+    [
+        *(("", piece) for piece in ["I take warfarin 5 mg, no chest pain. Take 1 g ibuprofen.\n- ", "1 ", "no ", "9"]),
+        *(("", piece) for piece in ["1-1 mg ", ".", "?!", "x:\nA. a\nB. b\n"]),
+        *(("I am aged 5 mg ibuprofen every 5", piece) for piece in [" ", "\n \t", "\u00a0", " per a"]),
+    ],
 )
-def test_time_grows_with_the_length_only(piece: str) -> None:
-    def seconds(text: str) -> float:
+def test_time_grows_with_the_length_only(beginning: str, piece: str) -> None:
+    def seconds(repeated: str) -> float:
+        text = f"{beginning}{repeated}x"
         started = time.thread_time()
         check_safety(text, question=text)
         return time.thread_time() - started
@@ -241,3 +247,9 @@ def test_time_grows_with_the_length_only(piece: str) -> None:
     seconds(piece)
     short = piece * (2000 // len(piece))
     assert seconds(short * 10) < 30 * max(seconds(short), 0.01)
+
+
+def test_long_blanks_are_short_and_places_stay() -> None:
+    question = "I take\u00a0\n" + " " * 50 + "warfarin, 5" + "\t" * 50 + "mg."
+    (span, _) = only(question, "Take ibuprofen.").spans
+    assert question[span.start : span.end] == span.text == "warfarin"

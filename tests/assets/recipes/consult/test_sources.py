@@ -137,6 +137,11 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         b'\n{"Description": "d", "Patient": 7, "Doctor": "d", "Status": "s"}\n',
         r"a.jsonl, row 1 \(line 2\): column Patient holds a int",
     ),
+    "half a character": (
+        "a.jsonl",
+        b'{"Description": "d", "Patient": "p", "Doctor": "\\ud83d", "Status": "s"}',
+        r"a.jsonl, row 1 \(line 1\): column Doctor has half a character",
+    ),
     "json object": ("a.json", b"{}", "a.json: no list of rows"),
     "deep json": ("a.json", b"[" * 100_000, "a.json: a number too long or brackets too deep"),
     "empty parquet": ("a.parquet", b"", "a.parquet: no whole parquet file"),

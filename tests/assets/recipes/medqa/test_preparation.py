@@ -53,6 +53,19 @@ def test_rows_that_are_of_no_use_are_counted_by_reason() -> None:
     assert sum(facts.kept.values()) == 40
 
 
+def test_a_question_that_stands_in_training_and_in_a_held_out_split_is_held_out() -> None:
+    shared = "Which drug is first in the illness that was made up twice?"
+    rows = [
+        *many(8, split="train"),
+        row(shared, cop=0, split="train"),
+        row("Which drug is second in a made up illness of validation?", split="validation"),
+        row(shared, DRUGS[::-1], cop=3, split="test"),
+    ]
+    questions, facts = prepare(rows, MedqaSection())
+    assert {one.split for one in questions if one.question.startswith(shared)} == {"test"}
+    assert facts.dropped == {"repeated": 1}
+
+
 def test_options_that_differ_in_a_sign_only_are_different() -> None:
     _, facts = prepare([*many(40), row("Which charge has this ion?", ("+1", "-1", "1", "0"), 0)], MedqaSection())
     assert not facts.dropped

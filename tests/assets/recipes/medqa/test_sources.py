@@ -109,6 +109,8 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "number for text": ([record(0), record(1, opb=7)], "row 2: column opb is a int; expected text"),
     "text for cop": ([record(0, cop="b")], "row 1: column cop is a str"),
     "true for cop": ([record(0, cop=True)], "row 1: column cop is a bool"),
+    "cop without end": ([record(0, cop=float("inf"))], "row 1: column cop is a float"),
+    "half a character": ([record(0), record(1, opb="aspirin \ud83d")], "row 2: column opb has half a character"),
     "cop out of range": ([record(0, cop=5)], "row 1: column cop is 5"),
     "both counts": ([record(0, cop=0), record(1, cop=4)], "cop is 0 in .*row 1 and 4 in .*row 2"),
     "no object": ([record(0), ["a"]], "row 2: a list where an object"),
@@ -140,6 +142,10 @@ def test_broken_files_are_told_with_the_row(tmp_path: Path) -> None:
     array.write_bytes(b"[\n" + lines[0].encode() + b',\n{"question": "Sj\xf6gren"}]')
     with pytest.raises(MedcodeError, match=r"array.json, row 3: not UTF-8"):
         read(array)
+    for name, contents in {"deep.json": "[" * 100_000, "deep.jsonl": "[" * 100_000, "long.jsonl": "9" * 5_000}.items():
+        (tmp_path / name).write_text(contents, encoding="utf-8")
+        with pytest.raises(MedcodeError, match=rf"{name}.*too deep or a number too long"):
+            read(tmp_path / name)
     whole = tmp_path / "whole.parquet"
     pq.write_table(pa.Table.from_pylist([record(n, cop=4) for n in range(50)]), whole)
     for name, ending in (("cut.parquet", ".parquet"), ("cut.arrow", ".arrow")):

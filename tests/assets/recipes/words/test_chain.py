@@ -11,6 +11,7 @@ from medcode_assets.config import Settings
 from medcode_assets.recipes.factory import recipe_assets
 from medcode_assets.recipes.recipe import Chat, Recipe, Words
 from medcode_assets.recipes.words.answers import TUNED, UNTUNED, answers_file, read_word_answers
+from medcode_assets.recipes.words.gates import served_headline
 from medcode_assets.recipes.words.measuring import read_word_report
 from medcode_assets.recipes.words.questions import Asked, Question, load_questions, word_data_version, word_examples
 from medcode_assets.resources.compute import Compute
@@ -78,9 +79,9 @@ def settings() -> Settings:
         data={"max_prompt_tokens": 128},
         lora={"r": 16, "alpha": 16, "dropout": 0.0},
         training={
-            "epochs": 6,
-            "learning_rate": 5e-3,
-            "batch_size": 8,
+            "epochs": 16,
+            "learning_rate": 3e-3,
+            "batch_size": 4,
             "gradient_accumulation": 1,
             "gradient_checkpointing": False,
         },
@@ -159,6 +160,20 @@ def test_the_bundle_answers_as_the_evaluation_did(made: Path) -> None:
     at_once = Writing(length_penalty=1000.0)  # the first step has no penalty: nothing is written yet
     assert engine.predict([asked[0].question], options=[NoteOptions(writing=at_once)])[0].written.tokens == 1
     engine.close()
+
+
+def test_a_served_bundle_is_a_bar_where_the_questions_are_the_same(made: Path) -> None:
+    bundles, manifest = made / "bundles", latest_bundle(made / "bundles", "riddles").manifest
+    asked = manifest.provenance.settings["test_questions"]
+    bar = next(one.value for one in manifest.metrics if (one.name, one.engine) == ("names_the_drug", TUNED))
+    assert served_headline(bundles, "riddles", "another", asked, "names_the_drug") == bar
+    assert (
+        served_headline(bundles, "riddles", manifest.version, asked, "names_the_drug")
+        == "this bundle is the served one"
+    )
+    assert "other questions" in str(served_headline(bundles, "riddles", "another", "0" * 64, "names_the_drug"))
+    assert "no nonsense" in str(served_headline(bundles, "riddles", "another", asked, "nonsense"))
+    assert served_headline(made / "none", "riddles", "another", asked, "names_the_drug") == "nothing is published yet"
 
 
 def test_an_engine_that_knows_codes_only_is_refused(made: Path) -> None:

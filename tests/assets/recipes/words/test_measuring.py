@@ -1,11 +1,13 @@
 """Measures of answers in words, on answers whose values are worked by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medcode_assets.config import GateSettings
+from medcode_assets.recipes.consult.recipe import CONSULT
 from medcode_assets.recipes.recipe import Words
 from medcode_assets.recipes.words.answers import (
     TUNED,
@@ -15,6 +17,7 @@ from medcode_assets.recipes.words.answers import (
     read_word_answers,
     write_word_answers,
 )
+from medcode_assets.recipes.words.evaluating import word_evaluation_fingerprint
 from medcode_assets.recipes.words.gates import check_word_gates
 from medcode_assets.recipes.words.measuring import (
     measure_answers,
@@ -95,6 +98,25 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
         measure_answers(ASKED, GOOD, broken)
     with pytest.raises(MedcodeError, match="no answers"):
         measure_answers([], [], WORDS)
+
+
+def test_a_perplexity_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(MedcodeError, match="the model diverged"):
+        measure_answers(ASKED, answered("a", "b", "c", log_p=math.nan), WORDS)
+    assert math.isfinite(measure_answers(ASKED, answered("a", "b", "c", log_p=-math.inf), WORDS).perplexity)
+
+
+def test_other_rules_are_another_evaluation(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("most: 5")
+    recipe = replace(CONSULT, words=replace(WORDS, rules=(rules,)))
+    before = word_evaluation_fingerprint("answers", "seal", recipe, None)
+    assert word_evaluation_fingerprint("answers", "seal", recipe, None) == before
+    rules.write_text("most: 6")
+    assert word_evaluation_fingerprint("answers", "seal", recipe, None) != before
+    assert CONSULT.words is not None
+    assert {file.name for file in CONSULT.words.rules} >= {"structure.yaml", "terms.yaml"}
+    assert all(file.is_file() for file in CONSULT.words.rules)
 
 
 def test_gates() -> None:
