@@ -48,6 +48,20 @@ def run(
 
 
 @app.command()
+def search(
+    name: Annotated[str, typer.Option("--name", help="Name of the questions, their partition in Dagster.")] = "exams",
+    config: MedqaConfig = None,
+    output_dir: OutputDir = None,
+    set_: Set = None,
+    drop_existing: DropExisting = False,
+) -> None:
+    """Short trainings that look for better settings of the adapter; go on, or add more with --set search.trials=N."""
+    from medcode_assets.medqa_command import search_medqa
+
+    search_medqa(output_dir or medcode_home(), name, config, set_ or [], drop_existing=drop_existing)
+
+
+@app.command()
 def models(
     memory_gb: Annotated[float, typer.Option("--memory-gb", min=0.1, help="Memory of the device, in GiB.")] = 24.0,
     task: Annotated[TaskName, typer.Option("--task", help="What the answers are to be.")] = TaskName.choices,

@@ -1,6 +1,7 @@
 """What the commands of `medcode` do, once their flags are read."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,12 @@ def remove_mimic_version(home: Path, name: str, *, delete_data: bool) -> None:
         remove_version(instance, home, name, delete_data=delete_data)
     deleted = ", its warehouse, artifacts and evaluations deleted" if delete_data else ""
     typer.echo(f"{name}: removed{deleted}; MIMIC's files and published bundles are as they were")
+
+
+def refuse_name(name: str) -> None:
+    """Raise MedcodeError unless a name can be a partition's: it becomes a folder's and a warehouse's."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
 
 
 def print_evaluation(home: Path, partition: str, recipe: str = "icd") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medcode_assets.commands import require_assets_extra
+from medcode_assets.commands import refuse_name, require_assets_extra
 from medcode_assets.config import parse_assignments
 from medcode_serving.errors import MedcodeError
 
@@ -38,8 +38,7 @@ def run_consult(
     Raises:
         MedcodeError: as `load_consult_settings` and the assets do, or the name is none for a partition.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
+    refuse_name(name)
     require_assets_extra()
     from medcode_assets.recipes.consult.settings import load_consult_settings
 
@@ -111,7 +110,7 @@ def convert_conversations(
 
     given = {f"consult.{name}": value for name, value in flags.items()}
     section = load_consult_settings(config, {**given, **parse_assignments(assignments)}).consult
-    refuse_foreign_folder(output)
+    refuse_foreign_folder(output, section.source)
     found = read_conversations(section, home / "cache" / "datasets")
     rows = found.rows[: limit or None]
     typer.echo(

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from medcode_assets.automation import PREPARE, SEARCH, TRAIN, new_releases_sensor, stale_versions_schedule
 from medcode_assets.config import Settings, load_settings
@@ -23,6 +22,9 @@ from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.terminal import terminal_logger
 from medcode_serving.home import medcode_home
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 RECIPES = (ICD, REASONING, *(system.recipe for system in WORD_SYSTEMS.values()))
 REASON = "reasoning"
@@ -98,7 +100,7 @@ def build_definitions(
     )
 
 
-def word_jobs(recipe: Recipe) -> list[UnresolvedAssetJobDefinition]:
+def word_jobs(recipe: Recipe) -> "list[UnresolvedAssetJobDefinition]":
     """Return the jobs of a recipe that answers in words: `<recipe>` makes it, `<recipe>_search` looks for settings."""
     search = dg.AssetSelection.assets([recipe.name, "search"]).upstream()
     return [

@@ -1,13 +1,12 @@
 """What `medcode medqa run`, `models` and `check` do, once their flags are read."""
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from medcode_assets.commands import require_assets_extra
+from medcode_assets.commands import refuse_name, require_assets_extra
 from medcode_assets.config import parse_assignments
 from medcode_serving.errors import MedcodeError
 
@@ -28,14 +27,37 @@ def run_medqa(
     Raises:
         MedcodeError: as `load_medqa_settings` and the assets do, or the name is none for a partition.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
+    refuse_name(name)
     require_assets_extra()
     from medcode_assets.recipes.medqa.settings import load_medqa_settings
 
     settings = load_medqa_settings(config, parse_assignments(assignments))
     materialize_questions(home, name, settings, drop_existing=drop_existing)
     print_results(home, name)
+
+
+def search_medqa(
+    home: Path, name: str, config: Path | None, assignments: list[str], *, drop_existing: bool = False
+) -> None:
+    """Look for better settings of the adapter and print the best; `--set search.use_best=true` trains with them.
+
+    Raises:
+        MedcodeError: as `run_medqa`, or every trial failed.
+    """
+    refuse_name(name)
+    require_assets_extra()
+    from medcode_assets.artifacts import required
+    from medcode_assets.pipeline import materialize_words, open_instance
+    from medcode_assets.recipes.medqa.settings import load_medqa_settings
+    from medcode_assets.recipes.searching import ASSET
+
+    settings = load_medqa_settings(config, parse_assignments(assignments))
+    with open_instance(home) as instance:
+        typer.echo(f"{RECIPE}: search over questions {name}, state in {home}", err=True)
+        materialize_words(instance, home, RECIPE, ASSET, name, settings, drop_existing=drop_existing)
+    best = required(home / "artifacts" / RECIPE / name / ASSET, f"{RECIPE}/{ASSET}")["best"]
+    typer.echo("".join(f"\n{setting}: {value:.4g}" for setting, value in best.items()))
+    typer.echo(f"\nTrain with them: medcode medqa run --name {name} --set search.use_best=true")
 
 
 def materialize_questions(home: Path, name: str, settings: "MedqaSettings", *, drop_existing: bool = False) -> None:

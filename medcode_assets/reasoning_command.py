@@ -1,6 +1,5 @@
 """What `medcode reasoning run` does, once its flags are read."""
 
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from medcode_assets.commands import print_evaluation, require_assets_extra
+from medcode_assets.commands import print_evaluation, refuse_name, require_assets_extra
 from medcode_assets.config import parse_assignments
-from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     from medcode_assets.recipes.reasoning.settings import StageSettings
@@ -32,8 +30,7 @@ def run_reasoning(
     Raises:
         MedcodeError: as `load_stage_settings` and `materialize_reasoning` do, or the name is none for a partition.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
+    refuse_name(name)
     require_assets_extra()
     from medcode_assets.recipes.reasoning.settings import load_stage_settings
 

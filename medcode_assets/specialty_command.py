@@ -1,13 +1,12 @@
 """What `medcode specialty run`, `next` and `status` do, once their flags are read."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from medcode_assets.commands import require_assets_extra
+from medcode_assets.commands import refuse_name, require_assets_extra
 from medcode_assets.config import parse_assignments
 from medcode_serving.errors import MedcodeError
 
@@ -98,8 +97,7 @@ def started_iterations(home: Path, name: str) -> "list[Iteration]":
     """Return the iterations that have samples. Raises MedcodeError if the name is none for a partition."""
     from medcode_assets.recipes.specialty.iterations import started
 
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
+    refuse_name(name)
     return started(home / "artifacts" / RECIPE, name)
 
 

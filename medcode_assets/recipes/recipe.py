@@ -87,6 +87,8 @@ class Words:
     """What `score` returns, by name: a sentence for people."""
     headline: str
     """The measure, or text metric that is a mean, by which the adapter must be better than the untuned base."""
+    rules: tuple[Path, ...] = ()
+    """Data files that `score` reads: with others, answers are measured anew."""
 
 
 @dataclass(frozen=True)

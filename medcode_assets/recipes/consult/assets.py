@@ -13,12 +13,13 @@ from medcode_assets.metadata import markdown_table, picture, table_metadata
 from medcode_assets.partitions import check_each_version
 from medcode_assets.recipes.answering import alone_answering, discard_parts
 from medcode_assets.recipes.consult.comparing import candidates, compare_models, compared_fingerprint
-from medcode_assets.recipes.consult.converted import BLOCKING, CHECKS, DATASET, make_converted
+from medcode_assets.recipes.consult.converted import BLOCKING, CHECKS, DATASET, check_converted, make_converted
 from medcode_assets.recipes.consult.converting.convert import JOURNAL, conversion_fingerprint, convert
 from medcode_assets.recipes.consult.converting.progress import moving
 from medcode_assets.recipes.consult.questions import (
     ROWS,
     consult_questions,
+    content_hash,
     make_conversations,
     questions_fingerprint,
     read_rows,
@@ -138,7 +139,7 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                         anew=config.drop_existing,
                         on_progress=moving(bar),
                     )
-                make_converted(before, outcome, section, target, made_from)
+                make_converted(outcome, target, made_from)
         facts = required(target, f"{NAME}/converted")
         if facts["unanswered"]:
             context.log.warning(f"{facts['unanswered']:,} rows got no reply; materialize again to ask for them")
@@ -148,7 +149,7 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                 con,
                 NAME,
                 consult_questions(rows, section),
-                questions_fingerprint(facts["seal"], section),
+                questions_fingerprint(content_hash(rows), section),
                 {"release": read_before["release"], "sources": read_before["sources"]},
                 rebuild=config.drop_existing,
             )
@@ -173,7 +174,7 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                     severity=dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN,
                     metadata={"reason": reason},
                 )
-                for name, passed, reason in facts["checks"]
+                for name, passed, reason in check_converted(read_rows(source / ROWS), rows, facts["measured"], section)
             ],
         )
 

@@ -23,16 +23,13 @@ BLOCKING = {"nothing_lost"}
 LEAST_CONVERTED = 0.5
 
 
-def make_converted(
-    before: Sequence[Conversation], outcome: Outcome, section: ConsultSection, target: Path, made_from: str
-) -> None:
-    """Write an artifact of a conversion: its rows, the data set, what was measured and checked."""
+def make_converted(outcome: Outcome, target: Path, made_from: str) -> None:
+    """Write an artifact of a conversion: its rows, the data set, and what was measured."""
     measured = measure_structure(outcome)
     with making(target, made_from) as (folder, facts):
         write_rows(outcome.rows, folder / ROWS)
         write_dataset(outcome.rows, folder / DATASET)
         facts.update(measured=measured, unanswered=outcome.unanswered)
-        facts.update(checks=[list(check) for check in check_converted(before, outcome, measured, section)])
 
 
 def measure_structure(outcome: Outcome) -> dict[str, Any]:
@@ -53,11 +50,11 @@ def measure_structure(outcome: Outcome) -> dict[str, Any]:
 
 
 def check_converted(
-    before: Sequence[Conversation], outcome: Outcome, measured: dict[str, Any], section: ConsultSection
+    before: Sequence[Conversation], after: Sequence[Conversation], measured: dict[str, Any], section: ConsultSection
 ) -> list[tuple[str, bool, str]]:
     """Return name, whether it passed, and the reason of each of `CHECKS`."""
-    same = [_same(one, other) for one, other in zip(before, outcome.rows, strict=False)]
-    lost = max(len(before), len(outcome.rows)) - sum(same)
+    same = [_same(one, other) for one, other in zip(before, after, strict=False)]
+    lost = max(len(before), len(after)) - sum(same)
     share = measured["converted"] / max(measured["rows"], 1)
     return [
         ("nothing_lost", lost == 0, f"{lost:,} of {len(before):,} rows are missing, moved or changed"),

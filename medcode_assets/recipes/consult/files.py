@@ -57,7 +57,9 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
             return
         if header is None:
             header = [name.strip() for name in cells]
-            _refuse_missing(path, columns, header)
+            if repeated := [name for name in columns if header.count(name) > 1]:
+                raise MedcodeError(f"{path}: column {repeated[0]} is there twice; keep one of them")
+            refuse_missing(path, columns, header)
         elif cells:
             number += 1
             if len(cells) != len(header):
@@ -119,7 +121,7 @@ def _json(place: str, text: str) -> Any:
 def _object(place: str, row: Any, columns: Sequence[str]) -> Row:
     if not isinstance(row, dict):
         raise MedcodeError(f"{place}: a {type(row).__name__} and no object; write {{{', '.join(columns)}: ...}}")
-    _refuse_missing(place, columns, list(row))
+    refuse_missing(place, columns, list(row))
     return row
 
 
@@ -129,7 +131,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row
 
     try:
         with pq.ParquetFile(path) as file:
-            _refuse_missing(path, columns, file.schema_arrow.names)
+            refuse_missing(path, columns, file.schema_arrow.names)
             yield from _batch_rows(path, file.iter_batches(BATCH))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MedcodeError(f"{path}: no whole parquet file ({type(error).__name__}); copy or write it anew") from None
@@ -149,7 +151,7 @@ def _arrow_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
                 names = file.schema.names
             else:
                 names = batches.schema.names
-            _refuse_missing(path, columns, names)
+            refuse_missing(path, columns, names)
             yield from _batch_rows(path, batches)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MedcodeError(f"{path}: no whole Arrow file ({type(error).__name__}); copy or write it anew") from None
@@ -163,10 +165,14 @@ def _batch_rows(path: Path, batches: "Iterator[pa.RecordBatch]") -> Iterator[tup
         first += batch.num_rows
 
 
-def _refuse_missing(place: Path | str, columns: Sequence[str], there: Sequence[str]) -> None:
+def refuse_missing(place: Path | str, columns: Sequence[str], there: Sequence[str]) -> None:
+    """Raise MedcodeError if a column is missing; it tells no other names: without a header they are the first row."""
     missing = [column for column in columns if column not in there]
     if missing:
+        wanted = {column.casefold() for column in columns}
+        known = [name for name in there if name.casefold() in wanted]
+        others = f" and {len(there) - len(known)} other columns" if len(there) > len(known) else ""
         raise MedcodeError(
-            f"{place}: no column {', '.join(missing)}; it has {', '.join(there[:10]) or 'none'}, and needs "
+            f"{place}: no column {', '.join(missing)}; it has {', '.join(known) or 'none of these'}{others}, and needs "
             f"{', '.join(columns)}"
         )

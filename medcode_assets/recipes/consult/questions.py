@@ -22,6 +22,8 @@ from medcode_serving.bundle import file_sha256
 ROWS = "conversations.parquet"
 LONGEST_STATUS = 40
 """Characters of a status that is shown as a subject; a longer one may be free text."""
+MOST_STATUSES = 20
+"""Different ones; a column that has more is no list of kinds."""
 
 
 def make_conversations(section: ConsultSection, cache: Path, target: Path, made_from: str) -> None:
@@ -88,7 +90,10 @@ def split_of(group: str, section: ConsultSection) -> str:
 
 
 def questions_fingerprint(converted: str, section: ConsultSection) -> str:
-    """Return the fingerprint of the questions of a conversion, whose seal is given."""
+    """Return the fingerprint of the questions of converted rows, whose `content_hash` is given.
+
+    Not of the artifact's seal: asking once more, in vain, for rows without a reply must train nothing anew.
+    """
     shares = (section.validation_share, section.test_share)
     return fingerprint(
         converted=converted, seed=section.seed, shares=shares, keep_unconverted=section.keep_unconverted, version=1
@@ -96,8 +101,14 @@ def questions_fingerprint(converted: str, section: ConsultSection) -> str:
 
 
 def consult_questions(rows: Iterable[Conversation], section: ConsultSection) -> Iterator[Question]:
-    """Yield what is learned: of converted rows, and of the others if they are kept."""
+    """Yield what is learned: of converted rows, and of the others if they are kept.
+
+    Their status becomes the subject, which tables and pictures show, only if it is one of a few short ones.
+    """
+    rows = list(rows)
+    statuses = {row.status for row in rows}
+    told = len(statuses) <= MOST_STATUSES and max(map(len, statuses), default=0) <= LONGEST_STATUS
     for row in rows:
         if row.success or section.keep_unconverted:
-            subject = row.status if len(row.status) <= LONGEST_STATUS else ""
+            subject = row.status if told else ""
             yield Question(row.question, row.doctor, split_of(row.group, section), row.group, subject=subject)

@@ -21,7 +21,8 @@ from medcode_assets.recipes.consult.rating import PREFERRED, SCALES, SIDES, Key
 from medcode_serving.errors import MedcodeError
 
 PREFERENCES = {"a": "A", "b": "B", "tie": "tie", "=": "tie", "equal": "tie", "none": "tie"}
-SCALE = range(1, 6)
+SCALE = frozenset("12345")
+LONGEST_QUOTED = 12
 NEEDED = ("id", PREFERRED, *SCALES)
 
 
@@ -75,7 +76,7 @@ def read_ratings(path: Path, key: Key) -> Ratings:
         name = (row["id"] or "").strip()
         if name not in key.tuned:
             other = "" if name.startswith(f"{key.sheet}-") else f"; ids of this run's sheet begin with {key.sheet}-"
-            raise MedcodeError(f"{place}: id {name[:20]!r} is not on the sheet{other}")
+            raise MedcodeError(f"{place}: id {_quoted(name)} is not on the sheet{other}")
         if name in rows:
             raise MedcodeError(f"{place}: id {name} is there twice; keep one")
         rows[name] = {PREFERRED: _preferred(place, row[PREFERRED])}
@@ -102,6 +103,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise MedcodeError(f"{path}: cannot be read ({error.strerror}); name a file that is there") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise MedcodeError(f"{path}: no CSV in UTF-8 ({type(error).__name__}); save the sheet as one") from None
+    found = [(place, row) for place, row in found if any(cell for cell in row.values())]  # as Excel leaves some behind
     for place, row in found:
         if any(row[column] is None for column in NEEDED):
             raise MedcodeError(f"{place}: has fewer cells than the header; mend the row")
@@ -111,15 +113,20 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _preferred(place: str, written: str) -> str | None:
     value = written.strip().lower()
     if value and value not in PREFERENCES:
-        raise MedcodeError(f"{place}: {PREFERRED} is {value[:20]!r}; write A, B or tie")
+        raise MedcodeError(f"{place}: {PREFERRED} is {_quoted(value)}; write A, B or tie")
     return PREFERENCES.get(value)
 
 
 def _scale(place: str, column: str, written: str) -> int | None:
     value = written.strip().removesuffix(".0")
-    if value and (not value.isdecimal() or int(value) not in SCALE):
-        raise MedcodeError(f"{place}: {column} is {value[:20]!r}; write a number from 1 to 5")
+    if value and value not in SCALE:
+        raise MedcodeError(f"{place}: {column} is {_quoted(value)}; write a number from 1 to 5")
     return int(value) if value else None
+
+
+def _quoted(value: str) -> str:
+    """Return a cell as a message may show it: where columns were shifted, a longer one is a piece of an answer."""
+    return repr(value) if len(value) <= LONGEST_QUOTED and " " not in value else f"of {len(value)} characters"
 
 
 def rating_results(sheets: Sequence[Ratings], key: Key) -> RatingResults:

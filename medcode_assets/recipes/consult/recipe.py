@@ -3,7 +3,7 @@
 import dagster as dg
 
 from medcode_assets.partitions import CONVERSATIONS
-from medcode_assets.recipes.consult.scoring import HEADLINE, MEASURES, score
+from medcode_assets.recipes.consult.scoring import HEADLINE, MEASURES, RULES, score
 from medcode_assets.recipes.recipe import Chat, Recipe, Words
 from medcode_assets.recipes.words.questions import word_data_version, word_examples
 from medcode_serving.prompts import PromptTemplate
@@ -21,5 +21,5 @@ CONSULT = Recipe(
     build_examples=word_examples(NAME),
     data_version=word_data_version(NAME),
     chat=Chat(SYSTEM, "words"),
-    words=Words(score=score, measures=MEASURES, headline=HEADLINE),
+    words=Words(score=score, measures=MEASURES, headline=HEADLINE, rules=RULES),
 )

@@ -1,16 +1,18 @@
 """How answers of recipe `consult` are scored: structure, and medical terms shared with the reference."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.recipes.consult.structure import Structure, check_structure, structure_rules
-from medcode_assets.recipes.consult.terms import shared_terms
+from medcode_assets.recipes.consult.terms import TITLES, shared_terms
 
 if TYPE_CHECKING:
     from medcode_assets.recipes.words.answers import Answered
     from medcode_assets.recipes.words.questions import Asked
 
 HEADLINE = "structure"
+RULES = (Path(__file__).with_name("structure.yaml"), Path(__file__).with_name("terms.yaml"), TITLES)
 MEASURES = {
     "structure": "Share of answers that are valid hierarchical lists: answer first, three levels, at most five points "
     "under one parent, nothing twice, no large overlap.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcode_assets.recipes.consult.files import Row, file_rows
+from medcode_assets.recipes.consult.files import Row, file_rows, refuse_missing
 from medcode_assets.recipes.consult.settings import SYNTHETIC, ConsultSection
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.bundle import file_sha256
@@ -145,9 +145,12 @@ def local_source(source: str) -> Path | None:
     Raises:
         MedcodeError: it can only be a path, and nothing is there.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise MedcodeError(f"consult.source {source[:80]}: no usable path ({type(error).__name__})") from None
     if path.is_absolute() or source.startswith((".", "~")) or path.suffix or len(path.parts) != 2:
         raise MedcodeError(
             f"consult.source {source}: nothing there; give a file, a folder, a hub data set as owner/name, or "
@@ -179,12 +182,7 @@ def dataset_rows(local: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row
 def _rows_of(found: "Mapping[str, Dataset]", source: str, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     for name, split in found.items():
         place = f"{source}, split {name}"
-        missing = [column for column in columns if column not in split.column_names]
-        if missing:
-            raise MedcodeError(
-                f"{place}: no column {', '.join(missing)}; it has {', '.join(split.column_names[:10])}, and needs "
-                f"{', '.join(columns)}"
-            )
+        refuse_missing(place, columns, split.column_names)
         yield from ((f"{place}, row {number}", row) for number, row in enumerate(split, start=1))
 
 

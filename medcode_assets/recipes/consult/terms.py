@@ -12,6 +12,7 @@ from medcode_serving.linear.text import singular
 
 CHAPTERS = "ABCDEFGHIJKLMNOPQR"
 """First letters of the codes of diseases and symptoms: no injuries, external causes and circumstances."""
+TITLES = FOLDER / "icd10cm.parquet"
 _TERMS = resources.files(__package__).joinpath("terms.yaml")
 _WORD = re.compile(r"[a-z]{4,}")
 
@@ -49,7 +50,7 @@ def known_terms() -> frozenset[str]:
     import pyarrow.parquet as pq
 
     lists = TermLists.model_validate(yaml.safe_load(_TERMS.read_text(encoding="utf-8")))
-    table = pq.read_table(FOLDER / "icd10cm.parquet", columns=["code", "title"])
+    table = pq.read_table(TITLES, columns=["code", "title"])
     titles = zip(table.column("code").to_pylist(), table.column("title").to_pylist(), strict=True)
     words = {word for code, title in titles if title and code[0] in CHAPTERS for word in _WORD.findall(title.lower())}
     return frozenset(map(singular, words)) - lists.everyday | lists.more

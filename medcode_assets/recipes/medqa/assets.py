@@ -18,6 +18,7 @@ from medcode_assets.metadata import markdown_table, picture, table_metadata
 from medcode_assets.partitions import check_each_version
 from medcode_assets.progress import step
 from medcode_assets.recipes.answering import alone_answering, discard_parts, examples_made
+from medcode_assets.recipes.bundling import refuse_mismatch
 from medcode_assets.recipes.fitting import chosen_base
 from medcode_assets.recipes.medqa.brevity import read_brevity, write_brevity
 from medcode_assets.recipes.medqa.confidence import (
@@ -26,7 +27,14 @@ from medcode_assets.recipes.medqa.confidence import (
     read_confidence,
     write_confidence,
 )
-from medcode_assets.recipes.medqa.errors import PAGE, find_errors, pattern_lines, read_errors, write_errors
+from medcode_assets.recipes.medqa.errors import (
+    PAGE,
+    errors_fingerprint,
+    find_errors,
+    pattern_lines,
+    read_errors,
+    write_errors,
+)
 from medcode_assets.recipes.medqa.loading import (
     CHECKS,
     check_source,
@@ -46,6 +54,7 @@ from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.bundle import DecodingSettings
+from medcode_serving.errors import MedcodeError
 
 SOURCE, CONFIDENCE, BREVITY, ERRORS = (
     dg.AssetKey([NAME, name]) for name in ("source", "confidence", "brevity", "errors")
@@ -146,13 +155,15 @@ def confidence_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel])
         chosen = read(config, "evaluation", EvaluationSettings)
         evaluation = home.artifact(NAME, partition, "evaluation")
         answered = required(evaluation, f"{NAME}/evaluation")
+        adapter = required(home.artifact(NAME, partition, "adapter"), f"{NAME}/adapter")
         with alone_answering(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
                 validation = asked_questions(con, NAME, "validation", chosen.max_documents)
                 examples = examples_made(con, NAME)
+            refuse_mismatch(NAME, adapter, answered, examples)  # one adapter's temperature is not for another's answers
             tuned = tuned_model(home, partition, compute.settings.device, chosen.batch_size)
             made_from = fingerprint(
-                evaluation=answered["seal"], examples=examples, questions=len(validation), version=1
+                evaluation=answered["seal"], examples=examples, questions=len(validation), version=2
             )
             earlier = made(target)
             unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
@@ -161,8 +172,9 @@ def confidence_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel])
                 with answering_bar("confidence", len(validation)) as on_progress:
                     told = option_answers(tuned, validation, parts, on_progress)
                 test = read_word_answers(answers_file(evaluation, TUNED))
-                with making(target, made_from) as (folder, _):
+                with making(target, made_from) as (folder, facts):
                     write_confidence(measure_confidence((validation, told), test), test, folder)
+                    facts["evaluation"] = answered["seal"]
                 discard_parts(parts)
         report = read_confidence(target)
         return dg.MaterializeResult(
@@ -248,11 +260,10 @@ def errors_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         section = read(config, "errors", ErrorsSection)
         answered = required(evaluation, f"{NAME}/evaluation")
         calibrated = home.artifact(NAME, partition, "confidence")
-        required(calibrated, f"{NAME}/confidence")
+        if required(calibrated, f"{NAME}/confidence").get("evaluation") != answered["seal"]:
+            raise MedcodeError(f"asset {NAME}/confidence is older than {NAME}/evaluation; materialize it first")
         temperature = read_confidence(calibrated).temperature
-        made_from = fingerprint(
-            evaluation=answered["seal"], temperature=temperature, section=section.model_dump(), version=1
-        )
+        made_from = errors_fingerprint(answered["seal"], temperature, section)
         earlier = made(target)
         unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
         if not unchanged:

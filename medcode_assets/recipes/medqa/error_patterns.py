@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,6 +15,8 @@ from medcode_assets.recipes.medqa.scoring import score
 from medcode_assets.recipes.medqa.settings import ErrorsSection
 from medcode_assets.recipes.words.answers import Answered
 from medcode_assets.recipes.words.questions import Asked
+
+PATTERNS = Path(__file__).with_name("error_patterns.yaml")
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ def patterns(asked: Sequence[Asked], settings: ErrorsSection) -> list[Pattern]:
 
 @cache
 def _read() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("error_patterns.yaml").read_text(encoding="utf-8")
-    contents: dict[str, Any] = yaml.safe_load(text)
+    contents: dict[str, Any] = yaml.safe_load(PATTERNS.read_text(encoding="utf-8"))
     return contents
 
 

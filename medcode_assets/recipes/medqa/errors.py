@@ -6,13 +6,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medcode_assets.recipes.medqa.error_patterns import Case, Pattern, cases, patterns
+from medcode_assets.recipes.medqa.error_patterns import PATTERNS, Case, Pattern, cases, patterns
 from medcode_assets.recipes.medqa.rows import LABELS
 from medcode_assets.recipes.medqa.settings import ErrorsSection
 from medcode_assets.recipes.words.answers import Answered
 from medcode_assets.recipes.words.questions import Asked
+from medcode_assets.warehouse import fingerprint
+from medcode_serving.bundle import file_sha256
 
 REPORT, PAGE = "errors.json", "errors.md"
+VERSION = 1
+"""Changes when the same answers, patterns and settings come to another analysis."""
 SURE = 0.05
 """Probability of chance alone, below which a pattern is told."""
 POSITION_ADVICE = (
@@ -67,6 +71,17 @@ class ErrorReport(_Frozen):
     def prefers_positions(self) -> bool:
         """Whether wrong answers lie at some places more often than they would by chance."""
         return self.position_chance is not None and self.position_chance < SURE
+
+
+def errors_fingerprint(evaluation: str, temperature: float, settings: ErrorsSection) -> str:
+    """Return the fingerprint of an analysis; `evaluation` is the seal of the answers."""
+    return fingerprint(
+        evaluation=evaluation,
+        temperature=temperature,
+        section=settings.model_dump(),
+        patterns=file_sha256(PATTERNS),
+        version=VERSION,
+    )
 
 
 def find_errors(

@@ -74,14 +74,23 @@ def find_source(settings: MedqaSection, cache: Path) -> QuestionSource:
     """
     if settings.source == SYNTHETIC:
         return synthetic_source(settings.synthetic_questions, settings.seed)
-    path = Path(settings.source).expanduser()
+    path = _path(settings.source)
     if path.is_file():
-        return _of_files(path.stem, [(path, None)])
+        return _of_files(path.stem, [(path, None)], path.parent)
     if path.is_dir():
-        return _of_files(path.resolve().name, _split_files(path))
+        return _of_files(path.resolve().name, _split_files(path), path)
     if path.suffix in READERS or path.is_absolute() or settings.source.startswith(("./", "../", "~")):
         raise MedcodeError(f"medqa.source {settings.source}: no such file or folder; name one, a hub id, or synthetic")
     return hub_source(settings.source, settings.revision, cache)
+
+
+def _path(source: str) -> Path:
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise MedcodeError(f"medqa.source {source[:80]}: no usable path ({type(error).__name__})") from None
+    return path
 
 
 def read_source(source: QuestionSource, wanted_base: str = "auto") -> ReadQuestions:
@@ -158,8 +167,8 @@ def hub_source(name: str, revision: str | None, cache: Path) -> QuestionSource:
     )
 
 
-def _of_files(release: str, files: list[tuple[Path, str | None]]) -> QuestionSource:
-    hashes = {file.name: file_sha256(file) for file, _ in files}
+def _of_files(release: str, files: list[tuple[Path, str | None]], folder: Path) -> QuestionSource:
+    hashes = {file.relative_to(folder).as_posix(): file_sha256(file) for file, _ in files}
     return QuestionSource(
         release=release,
         fingerprint=fingerprint(files=hashes),
@@ -182,8 +191,10 @@ def has_names(file: Path) -> bool:
         told = (pq.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
     except (pa.ArrowInvalid, OSError):
         return False  # reading it says what is wrong
-    features = (json.loads(told).get("info") or {}).get("features") or {}
-    return (features.get("cop") or {}).get("_type") == "ClassLabel"
+    try:
+        return bool(json.loads(told)["info"]["features"]["cop"]["_type"] == "ClassLabel")
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False  # another writer's, or damaged: then it says nothing
 
 
 def _split_files(folder: Path) -> list[tuple[Path, str | None]]:
@@ -191,7 +202,9 @@ def _split_files(folder: Path) -> list[tuple[Path, str | None]]:
     found = [
         (file, SPLIT_NAMES[name])
         for file in sorted(folder.rglob("*"))
-        if file.suffix in READERS and (name := re.split(r"[-_.]", file.name.lower())[0]) in SPLIT_NAMES
+        if file.suffix in READERS
+        and file.is_file()
+        and (name := re.split(r"[-_.]", file.name.lower())[0]) in SPLIT_NAMES
     ]
     if not found:
         raise MedcodeError(

@@ -19,6 +19,10 @@ from medcode_serving.bundle import file_sha256
 from medcode_serving.errors import MedcodeError
 
 FILE = re.compile(r"dataset_with_answers_(?P<specialty>.+)\.jsonl?")
+NAME = re.compile(r"[^\W_][\w .,&'()+-]*")
+"""Of a specialty: it stands in tables, pictures, spreadsheets and settings, which give other characters a meaning."""
+ALL = "all"
+"""What tables call all specialties together."""
 QUESTION = ("question", "input")
 ANSWER = ("answer", "output", "generated_answer")
 SYNTHETIC = "synthetic"
@@ -108,6 +112,11 @@ def read_folder(folder: Path) -> Specialties:
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if match := FILE.fullmatch(file.name):
+            if not NAME.fullmatch(match["specialty"]) or match["specialty"] == ALL:
+                raise MedcodeError(
+                    f"{folder}: {ascii(file.name)} names no specialty; use letters, digits, blanks, _.,&'()+- "
+                    f"in the file's name, a letter or digit first, and not `{ALL}`"
+                )
             earlier = found.setdefault(match["specialty"], file)
             if earlier != file:
                 raise MedcodeError(f"{file}: {earlier.name} is of the same specialty; keep one of them")

@@ -33,7 +33,10 @@ class Answered:
     cut: bool
     """It was broken off at the limit."""
     option_log_probabilities: tuple[float, ...] = ()
-    """Of each option as the completion, in nats, summed over its tokens; none without options."""
+    """Of each option as the completion, in nats, summed over its tokens; none without options.
+
+    Ends are counted only where an option is how another one begins.
+    """
     reference_log_probability: float = 0.0
     """Of the first reference as the completion, in nats, summed over its tokens, its end counted."""
     reference_tokens: int = 0

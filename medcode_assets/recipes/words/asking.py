@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ def _answers(
     predictions = engine.predict(questions, options=[NoteOptions(writing=writing)] * len(asked))
     encoded = encode_prompts(engine.tokenizer, engine.prompt, questions, decoding.max_prompt_tokens)
     prompts = [prompt.input_ids for prompt in encoded]
-    options = _log_probabilities(engine, prompts, [one.options for one in asked], ends=False)
-    references = _log_probabilities(engine, prompts, [one.references[:1] for one in asked], ends=True)
+    choices = [one.options for one in asked]
+    options = _log_probabilities(engine, prompts, choices, ends=[_has_prefix(some) for some in choices])
+    references = _log_probabilities(engine, prompts, [one.references[:1] for one in asked], ends=[True] * len(asked))
     answers = []
     for prediction, told, (reference,) in zip(predictions, options, references, strict=True):
         written = prediction.written
@@ -104,8 +106,14 @@ def _answers(
     return answers
 
 
+def _has_prefix(options: Sequence[str]) -> bool:
+    """Whether an option is how another one begins: without its end it could never be the less likely of the two."""
+    ordered = sorted(options)
+    return any(after.startswith(before) for before, after in pairwise(ordered))
+
+
 def _log_probabilities(
-    engine: WordsEngine, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[str]], *, ends: bool
+    engine: WordsEngine, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[str]], *, ends: Sequence[bool]
 ) -> list[list[list[float]]]:
     """Return the log-probability of each token of each text as the completion of its prompt.
 
@@ -113,15 +121,15 @@ def _log_probabilities(
         engine: Whose model.
         prompts: Token ids.
         texts: Some texts a prompt.
-        ends: Whether the end of text counts as a token.
+        ends: Of each prompt, whether the end of text counts as a token.
 
     Returns:
         In nats: [prompts][texts][tokens], as many tokens as the model has room for.
     """
     room = engine.context - max(map(len, prompts), default=0) if engine.context else None
     completions = [
-        [(ids if ends else ids[:-1])[:room] for ids in encode_completions(engine.tokenizer, list(some))]
-        for some in texts
+        [(ids if end else ids[:-1])[:room] for ids in encode_completions(engine.tokenizer, list(some))]
+        for some, end in zip(texts, ends, strict=True)
     ]
     flat = [(prompt, ids) for prompt, some in zip(prompts, completions, strict=True) for ids in some]
     found = iter(

@@ -17,7 +17,7 @@ from medcode_assets.recipes.words.plots import subject_bars, word_bars
 from medcode_assets.recipes.words.questions import Asked
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
-from medcode_serving.bundle import DecodingSettings
+from medcode_serving.bundle import DecodingSettings, file_sha256
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,7 +50,8 @@ def word_answers_fingerprint(
 def word_evaluation_fingerprint(answers: str, untuned: str | None, recipe: Recipe, encoder: str | None) -> str:
     """Return the fingerprint of an evaluation: both models' answers, and how they are measured."""
     measures = dict(recipe.words.measures) if recipe.words else {}
-    return fingerprint(answers=answers, untuned=untuned, measures=measures, encoder=encoder, version=1)
+    rules = {file.name: file_sha256(file) for file in recipe.words.rules} if recipe.words else {}
+    return fingerprint(answers=answers, untuned=untuned, measures=measures, rules=rules, encoder=encoder, version=1)
 
 
 def keep_answers(

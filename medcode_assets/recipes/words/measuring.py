@@ -104,7 +104,7 @@ def measure_answers(
         bertscore: Encoder that BERTScore compares with; none: it is skipped.
 
     Raises:
-        MedcodeError: there are no answers, or one of the recipe's scores is no finite number.
+        MedcodeError: there are no answers, one of the recipe's scores is no finite number, or the model diverged.
     """
     import numpy as np
 
@@ -194,6 +194,10 @@ def _perplexity(answers: Sequence[Answered]) -> float | None:
     if not tokens:
         return None
     mean = -sum(answer.reference_log_probability for answer in answers) / tokens
+    if math.isnan(mean):
+        raise MedcodeError(
+            "a token's log-probability is no number: the model diverged; train with a lower learning rate"
+        )
     return math.exp(min(mean, 700.0))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medcode_assets.config import ComputeSettings
 from medcode_assets.training.job import TrainingJob
@@ -26,8 +26,8 @@ class Handle(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     launcher: str
-    key: str
-    """Name of its folder there, of this training alone."""
+    key: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """Name of its folder there, of this training alone; the folder is deleted in the end, so it is never a path."""
     fingerprint: str
     """The job's."""
     attempt: int = 1
@@ -119,7 +119,7 @@ def read_handle(folder: Path) -> Handle | None:
         return Handle.model_validate_json((folder / HANDLE).read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise MedcodeError(
             f"{folder / HANDLE}: unreadable ({type(error).__name__}); what it names may still run: look for it at "
             "the launcher's, then delete this file"

@@ -22,8 +22,8 @@ from medcode_serving.errors import MedcodeError
 if TYPE_CHECKING:
     from medcode_assets.synthesis.endpoints import Endpoint
 
-SAVED = "state.json"
-"""File of every data set that `save_to_disk` wrote."""
+SAVED, INFORMATION = "state.json", "dataset_info.json"
+"""Files of every data set that `save_to_disk` wrote; the second names its columns."""
 JOURNAL = "conversion.journal"
 RULES = ("structure.yaml", "converting/cues.yaml", "converting/prompts.yaml")
 """Files that decide what comes out."""
@@ -167,10 +167,28 @@ def converter_endpoint(section: ConsultSection) -> "Endpoint":
         raise MedcodeError(told) from None
 
 
-def refuse_foreign_folder(target: Path) -> None:
-    """Refuse to write a data set over something else. Raises MedcodeError if a file, or another folder, is there."""
-    if target.exists() and not (target / SAVED).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise MedcodeError(f"{target}: is there and no data set; name another --output")
+def refuse_foreign_folder(target: Path, source: str | None = None) -> None:
+    """Refuse to write a data set over something else.
+
+    Args:
+        target: Where it is to be written.
+        source: What is converted; a data set in the place of its own source would take the rest of that away.
+
+    Raises:
+        MedcodeError: a file, another folder, a data set that no conversion wrote, or the source is there.
+    """
+    if not target.name or (target.exists() and not _is_replaceable(target)):
+        raise MedcodeError(f"{target}: is there and no data set that was converted; name another --output")
+    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
+        raise MedcodeError(f"{target}: is the source itself; name another --output")
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a folder is empty, or holds a converted data set."""
+    if not target.is_dir() or not any(target.iterdir()):
+        return target.is_dir()
+    saved = target / INFORMATION
+    return (target / SAVED).is_file() and saved.is_file() and SUCCESS.encode() in saved.read_bytes()
 
 
 def publish_dataset(rows: Sequence[Conversation], target: Path) -> None:

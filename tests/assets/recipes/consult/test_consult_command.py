@@ -121,8 +121,12 @@ def test_convert_writes_a_data_set_that_check_and_the_recipe_read(tmp_path: Path
     checked = runner.invoke(app, ["check", str(output)])
     assert checked.exit_code == 0
     assert "16 of 16 answers are valid" in checked.output
-    again = runner.invoke(app, [*given[:2], str(output), *given[3:]])
-    assert again.exit_code == 0, again.output
+    again = ["convert", "--source", str(output), "--limit", "3", "--output-dir", str(tmp_path), "--output"]
+    done = runner.invoke(app, [*again, str(tmp_path / "again")])
+    assert done.exit_code == 0, done.output
+    refused = runner.invoke(app, [*again, str(output)])  # it would cut its own source to three rows
+    assert "is the source itself" in str(refused.exception)
+    assert "16 of 16" in runner.invoke(app, ["check", str(output)]).output
 
 
 def test_ratings_need_a_sheet(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ import pytest
 
 from medcode_assets.recipes.consult.converted import CHECKS, check_converted, make_converted, measure_structure
 from medcode_assets.recipes.consult.converting import convert as converting
-from medcode_assets.recipes.consult.converting.convert import Outcome, convert, publish_dataset
+from medcode_assets.recipes.consult.converting.convert import (
+    Outcome,
+    convert,
+    publish_dataset,
+    refuse_foreign_folder,
+)
 from medcode_assets.recipes.consult.converting.replies import Refused, read_reply
 from medcode_assets.recipes.consult.questions import content_hash
 from medcode_assets.recipes.consult.settings import ConsultSection
@@ -189,7 +194,7 @@ def test_the_artifact_and_its_checks(tmp_path: Path, rows: tuple[Conversation, .
     section = ConsultSection(converter="outline")
     told: list[Tally] = []
     outcome = convert(rows, section, tmp_path / "none", content="", on_progress=told.append)
-    make_converted(rows, outcome, section, tmp_path / "converted", "f" * 64)
+    make_converted(outcome, tmp_path / "converted", "f" * 64)
     found = load_from_disk(str(tmp_path / "converted" / "dataset"))
     assert found.column_names == [
         "Description",
@@ -204,7 +209,7 @@ def test_the_artifact_and_its_checks(tmp_path: Path, rows: tuple[Conversation, .
     assert told[-1].accepted == len(rows)
     measured = measure_structure(outcome)
     assert (measured["valid"], measured["levels"]) == (1.0, {"3": 40})
-    checks = check_converted(rows, outcome, measured, section)
+    checks = check_converted(rows, outcome.rows, measured, section)
     assert [name for name, _, _ in checks] == list(CHECKS)
     assert all(passed for _, passed, _ in checks)
     # What is already converted stays as it is, whoever converts.
@@ -217,7 +222,7 @@ def test_checks_fail_on_what_they_are_for(rows: tuple[Conversation, ...], tmp_pa
 
     def failed(changed: tuple[Conversation, ...]) -> list[str]:
         now = Outcome(changed, 0)
-        return [name for name, ok, _ in check_converted(rows, now, measure_structure(now), section) if not ok]
+        return [name for name, ok, _ in check_converted(rows, changed, measure_structure(now), section) if not ok]
 
     assert failed(outcome.rows[:-1]) == ["nothing_lost"]
     assert failed((*outcome.rows[1:], outcome.rows[0])) == ["nothing_lost"]
@@ -230,7 +235,7 @@ def test_checks_fail_on_what_they_are_for(rows: tuple[Conversation, ...], tmp_pa
 def test_a_data_set_replaces_its_earlier_self_and_nothing_else(
     tmp_path: Path, rows: tuple[Conversation, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasets import load_from_disk
+    from datasets import Dataset, load_from_disk
 
     target = tmp_path / "out"
     publish_dataset(rows[:3], target)
@@ -248,3 +253,8 @@ def test_a_data_set_replaces_its_earlier_self_and_nothing_else(
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(MedcodeError, match="is there and no data set"):
         publish_dataset(rows, tmp_path / "mine")
+    Dataset.from_dict({"Patient": ["p"], "Doctor": ["d"]}).save_to_disk(str(tmp_path / "source"))
+    with pytest.raises(MedcodeError, match="no data set that was converted"):
+        publish_dataset(rows, tmp_path / "source")
+    with pytest.raises(MedcodeError, match="is the source itself"):
+        refuse_foreign_folder(target, f"{tmp_path}/source/../out")

@@ -111,6 +111,14 @@ def test_unrated_rows_are_left_out_and_three_raters_are_fleiss(tmp_path: Path) -
     assert "none" in results_text(found)  # nobody used the scales
 
 
+def test_blank_rows_that_spreadsheets_leave_are_passed_over(tmp_path: Path) -> None:
+    key = make_sheet(tmp_path)
+    good = fill(tmp_path, "good", key, lambda _: ("tuned", "5", "1"))
+    before = read_ratings(good, key)
+    good.write_text(f"\ufeff{good.read_text()}{';' * 9}\n\n")
+    assert read_ratings(good, key) == before
+
+
 def test_wrong_sheets_are_refused_with_their_row(tmp_path: Path) -> None:
     key = make_sheet(tmp_path)
     good = fill(tmp_path, "good", key, lambda _: ("tuned", "5", "1"))
@@ -128,6 +136,8 @@ def test_wrong_sheets_are_refused_with_their_row(tmp_path: Path) -> None:
     refused("\n".join(lines).replace("abc123-001", "zzz-001"), "row 1: id 'zzz-001' is not on the sheet; .* abc123-")
     refused("\n".join(lines).replace(";5;", ";6;", 1), "row 1: correct_[ab] is '6'; write a number from 1 to 5")
     refused("\n".join([*lines[:-1], "abc123-006;q"]), "row 6: has fewer cells")
+    refused("\n".join([*lines, f"Ann has HIV{';x' * 9}"]), "row 7: id of 11 characters is not on the sheet")
+    refused("\n".join(lines).replace(";5;", f";{'5' * 5000};", 1), "correct_[ab] is of 5000 characters; write a num")
     other = lines[2].split(";")
     refused(
         "\n".join([lines[0], lines[1], ";".join([*other[:4], "C", *other[5:]]), *lines[3:]]), "row 2: preferred is 'c'"

@@ -116,9 +116,27 @@ def test_a_files_fingerprint_is_that_of_its_contents(tmp_path: Path) -> None:
     assert source_fingerprint(section(tmp_path / "a.csv")) != before
 
 
+@pytest.mark.parametrize("source", ["~nobody-has-this-name/a.csv", f"/tmp/{'a' * 300}.csv"])
+def test_a_name_that_is_no_path_is_refused(source: str, tmp_path: Path) -> None:
+    with pytest.raises(MedcodeError, match=r"consult\.source .*: no usable path"):
+        read_conversations(section(source), tmp_path)
+
+
+def test_a_file_without_a_header_is_not_quoted(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a.csv", "data/a.csv"):
+        (tmp_path / name).write_text("Ann,has HIV,rest,ok\nb,c,d,e\n")
+    for source in ("a.csv", "data"):
+        with pytest.raises(MedcodeError) as refusal:
+            read_conversations(section(tmp_path / source), tmp_path)
+        assert "Ann" not in str(refusal.value) and "HIV" not in str(refusal.value)
+
+
 HEAD = b"Description,Patient,Doctor,Status\n"
 BAD: dict[str, tuple[str, bytes, str]] = {
     "no column": ("a.csv", b"Description,Patient,Status\na,b,c\n", "a.csv: no column Doctor; it has Description"),
+    "no header": ("a.csv", b"Ann has HIV,rest\nb,c\n", "it has none of these and 2 other columns, and needs Desc"),
+    "column twice": ("a.csv", b"Doctor," + HEAD + b"x,a,b,c,d\n", "a.csv: column Doctor is there twice"),
     "empty csv": ("a.csv", b"", "a.csv: holds no row"),
     "header only": ("a.csv", HEAD, "a.csv: holds no row"),
     "too few cells": ("a.csv", HEAD + b"a,b,c,d\na,b\n", r"a.csv, row 2 \(line 3\): 2 cells, and the header has 4"),

@@ -168,6 +168,29 @@ def test_a_folder_needs_files_named_for_splits(tmp_path: Path) -> None:
     assert [(row.split, row.cop) for row in read(tmp_path).rows] == [("validation", 1), ("train", 3)]
 
 
+def test_folders_named_like_files_are_passed_over_and_files_of_one_name_all_count(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "test.json").mkdir(parents=True)
+        write_lines(tmp_path / folder / "train.jsonl", [record(n, cop=n % 4 + 1) for n in range(4)])
+    before = find_source(MedqaSection(source=str(tmp_path)), tmp_path)
+    assert sorted(before.files) == ["a/train.jsonl", "b/train.jsonl"]
+    write_lines(tmp_path / "a" / "train.jsonl", [record(n, cop=1) for n in range(4)])
+    assert find_source(MedqaSection(source=str(tmp_path)), tmp_path).fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("told", [b"{", b"\xff", b"[]", b'{"info": {"features": {"cop": "x"}}}'])
+def test_a_parquet_file_with_odd_metadata_says_nothing_of_its_columns(tmp_path: Path, told: bytes) -> None:
+    table = pa.Table.from_pylist([record(n, cop=n % 4 + 1) for n in range(4)])
+    pq.write_table(table.replace_schema_metadata({b"huggingface": told}), tmp_path / "q.parquet")
+    assert read(tmp_path / "q.parquet").cop_base == 1
+
+
+@pytest.mark.parametrize("source", ["~nobody-has-this-name/a.json", f"/tmp/{'a' * 300}.json"])
+def test_a_name_that_is_no_path_is_refused(source: str, tmp_path: Path) -> None:
+    with pytest.raises(MedcodeError, match=r"medqa\.source .*: no usable path"):
+        find_source(MedqaSection(source=source), tmp_path)
+
+
 def test_texts_lose_blanks_controls_and_letters_of_their_own() -> None:
     assert unlabelled(("a) one", "B. two", "(c) three", "d)four")) == ("one", "two", "three", "four")
     assert unlabelled(("a) one", "two", "c) three", "d) four"))[0] == "a) one"

@@ -1,6 +1,7 @@
 """What specialty files may look like, what becomes of their rows, and what a wrong one says."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def test_lists_and_lines_and_all_names_of_the_fields_are_read(tmp_path: Path) ->
     ]
     assert found.items[2].id == "ear nose throat:7"
     assert set(found.files) == {"dataset_with_answers_cardiology.json", "dataset_with_answers_ear nose throat.jsonl"}
+
+
+@pytest.mark.parametrize("name", ["$x^{$", "_x", "a|b", "x\ty", "a\u202eb", "all", os.fsdecode(b"\xff")])
+def test_a_name_that_pictures_and_tables_take_for_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, [QA])
+    with pytest.raises(MedcodeError, match="names no specialty") as refusal:
+        read_folder(tmp_path)
+    assert str(refusal.value).isprintable()
 
 
 def test_a_row_without_answer_is_left_out_and_counted(tmp_path: Path) -> None:

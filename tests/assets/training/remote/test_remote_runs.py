@@ -1,5 +1,6 @@
 """Trainings in detached processes, each in a copy of what was sent: the runner that any other machine runs, too."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -238,6 +239,18 @@ def test_the_time_is_limited(base: LocalModel, tmp_path: Path) -> None:
     (copy,) = copies(folder)  # with its checkpoints
     assert copy.stat().st_mode & 0o777 == 0o700
     end_remote_training(folder, DETACHED)
+
+
+@pytest.mark.parametrize("damage", ["key", "bytes"])
+def test_a_changed_handle_is_refused_and_nothing_is_deleted(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "precious").mkdir()
+    folder = tmp_path / "job"
+    folder.mkdir()
+    contents = json.dumps({"launcher": "subprocess", "key": "../../precious", "fingerprint": "0"}).encode()
+    (folder / "handle.json").write_bytes(contents if damage == "key" else b"\xff\xfe")
+    with pytest.raises(MedcodeError, match=r"handle\.json: unreadable"):
+        end_remote_training(folder, DETACHED)
+    assert (tmp_path / "precious").exists()
 
 
 def test_another_machine_sees_few_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
