@@ -122,15 +122,18 @@ def convert_conversations(
         typer.echo(f"convert: these conversations are sent to {section.converter_model}", err=True)
     stop = threading.Event()
     with tqdm(total=len(rows), desc="converting", unit="row", mininterval=1) as bar, stopping_on_interrupt(stop):
-        outcome = convert(
-            rows,
-            section,
-            output.with_name(f"{output.name}.journal"),
-            content=content_hash(found.rows),
-            anew=not resume,
-            stop=stop,
-            on_progress=moving(bar),
-        )
+        try:
+            outcome = convert(
+                rows,
+                section,
+                output.with_name(f"{output.name}.journal"),
+                content=content_hash(found.rows),
+                anew=not resume,
+                stop=stop,
+                on_progress=moving(bar),
+            )
+        except MedcodeError as error:
+            raise MedcodeError(str(error).replace("--drop-existing", "--no-resume")) from None  # as this command has it
     publish_dataset(outcome.rows, output)
     typer.echo(f"converted {outcome.converted:,} of {len(rows):,} answers; the others keep their original", err=True)
     if not outcome.complete:

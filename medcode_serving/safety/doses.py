@@ -140,7 +140,7 @@ def _judge(dose: Stated, row: DoseRow, text: Reading, patient: Patient, rules: S
     """Return the warning for a dose, or None where it is within the limits."""
     name, quantity = dose.name, dose.quantity
     spans: tuple[MatchedSpan, ...] = (text.place(quantity.start, quantity.end),)
-    if text.names and name in text.names:
+    if name in text.names_between(name.start, name.start + 1):
         spans = (*spans, text.span(name.start, name.end))
     factor = rules.units.convert(1.0, quantity.unit, row.unit)
     if factor is None:

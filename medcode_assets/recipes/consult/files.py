@@ -142,10 +142,12 @@ def _arrow_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source:
+        # No memory map: a file that is cut off would end the process as it is read.
+        with pa.OSFile(str(path)) as source:
             try:
                 batches: Any = pa.ipc.open_stream(source)
             except pa.ArrowInvalid:
+                source.seek(0)
                 file = pa.ipc.open_file(source)
                 batches = (file.get_batch(place) for place in range(file.num_record_batches))
                 names = file.schema.names
@@ -160,6 +162,7 @@ def _arrow_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
 def _batch_rows(path: Path, batches: "Iterator[pa.RecordBatch]") -> Iterator[tuple[str, Row]]:
     first = 1
     for batch in batches:
+        batch.validate(full=True)  # else damaged offsets are read, wherever in memory they lead
         for number, row in enumerate(batch.to_pylist(), start=first):
             yield f"{path}, row {number}", row
         first += batch.num_rows

@@ -183,7 +183,14 @@ def _rows_of(found: "Mapping[str, Dataset]", source: str, columns: Sequence[str]
     for name, split in found.items():
         place = f"{source}, split {name}"
         refuse_missing(place, columns, split.column_names)
-        yield from ((f"{place}, row {number}", row) for number, row in enumerate(split, start=1))
+        number = 0
+        try:
+            for number, row in enumerate(split, start=1):
+                yield f"{place}, row {number}", row
+        except (ValueError, OSError) as error:  # bytes that are no UTF-8 among them
+            raise MedcodeError(
+                f"{place}: broken behind row {number} ({type(error).__name__}); make or fetch it anew"
+            ) from None
 
 
 def _dataset_on_disk(local: Path) -> "Mapping[str, Dataset]":

@@ -96,14 +96,16 @@ def _arrow(path: Path) -> Iterator[tuple[int, Any]]:
 
     number = 0
     try:
-        with pa.memory_map(str(path)) as mapped:
+        # No memory map: a file that is cut off would end the process as it is read.
+        with pa.OSFile(str(path)) as source:
             try:
-                reader = pa.ipc.open_stream(mapped)
+                reader = pa.ipc.open_stream(source)
             except pa.ArrowInvalid:
-                mapped.seek(0)
-                file = pa.ipc.open_file(mapped)
+                source.seek(0)
+                file = pa.ipc.open_file(source)
                 reader = map(file.get_batch, range(file.num_record_batches))
             for batch in reader:
+                batch.validate(full=True)  # else damaged offsets are read, wherever in memory they lead
                 yield from enumerate(batch.to_pylist(), start=number + 1)
                 number += batch.num_rows
     except (pa.ArrowException, UnicodeDecodeError) as error:

@@ -11,14 +11,15 @@ A weak specialty is recommended `increase`, or as much as its pool can give; one
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medcode_assets.recipes.specialty.measuring import Compared, Group, SpecialtyResults
 from medcode_assets.recipes.specialty.sampling import Counts
-from medcode_assets.recipes.specialty.settings import SpecialtySection
+from medcode_assets.recipes.specialty.settings import MOST, SpecialtySection
 from medcode_assets.warehouse import fingerprint
+from medcode_serving.errors import MedcodeError
 
 RECOMMENDATIONS = "recommendations"
 FILE = "training_recommendations.json"
@@ -57,7 +58,9 @@ class Recommendations(_Frozen):
     """What the next iteration should train on more of."""
 
     low_performance_specialties: tuple[str, ...] = Field(description="The weakest first.")
-    recommended_sample_increases: dict[str, float] = Field(description="Factor of training samples, by specialty.")
+    recommended_sample_increases: dict[str, Annotated[float, Field(ge=1, le=MOST)]] = Field(
+        description="Factor of training samples, by specialty."
+    )
     overall_improvement: float = Field(description="Tuned minus untuned, of the rule's measure over all answers.")
     improvement: dict[str, Compared] = Field(description="The same of every metric, with intervals.")
     weak: dict[str, Weak]
@@ -105,8 +108,14 @@ def write_recommendations(folder: Path, found: Recommendations) -> None:
 
 
 def read_recommendations(folder: Path) -> Recommendations:
-    """Return the recommendations of an artifact's folder."""
-    return Recommendations.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
+    """Return the recommendations of an artifact's folder. Raises MedcodeError if the file is gone or was changed."""
+    try:
+        return Recommendations.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MedcodeError(
+            f"{folder / FILE}: unreadable ({type(error).__name__}); factors of one's own are specialty.adjustments, "
+            "and specialty/recommendations with drop_existing writes the file again"
+        ) from None
 
 
 def recommended_rows(found: Recommendations) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -97,8 +97,13 @@ def write_statistics(folder: Path, found: Mapping[str, Any]) -> None:
 
 
 def read_statistics(folder: Path) -> dict[str, Any]:
-    """Return the statistics of an iteration's samples."""
-    found: dict[str, Any] = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
+    """Return the statistics of an iteration's samples. Raises MedcodeError if the file is gone or broken."""
+    try:
+        found: dict[str, Any] = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise MedcodeError(
+            f"{folder / STATISTICS}: broken or not there; materialize specialty/samples again with drop_existing"
+        ) from None
     return found
 
 

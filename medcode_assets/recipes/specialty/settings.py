@@ -13,6 +13,8 @@ from medcode_serving.layers import layered
 CONFIG = PROJECT / "config" / "specialty.yaml"
 SAMPLING = ("holdout", "train_share", "eval_share", "seed")
 """What iteration 1 settles for all that follow."""
+MOST = 1000.0
+"""Factor by which training samples grow in one iteration."""
 MEASURES = (
     "exact_match",
     "token_f1",
@@ -58,7 +60,7 @@ class SpecialtySection(Section):
     )
     below: float = Field(default=0.0, ge=0, le=1, description="A specialty below this is weak; 0: unused.")
     increase: float = Field(
-        default=1.5, gt=1, description="Factor recommended for a weak specialty, as far as its pool reaches."
+        default=1.5, gt=1, le=MOST, description="Factor recommended for a weak specialty, as far as its pool reaches."
     )
     bertscore_model: str | None = Field(
         default=None, description="Encoder of BERTScore, a local folder or a hub id; none: BERTScore is left out."
@@ -70,10 +72,10 @@ class SpecialtySection(Section):
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:
         for specialty, factor in self.adjustments.items():
-            if not isfinite(factor) or factor < 1:
-                raise ValueError(f"adjustments: {specialty}: {factor}; samples are only added, so give 1 or more")
-        if not isfinite(self.below_mean) or not isfinite(self.increase):
-            raise ValueError("below_mean and increase must be finite")
+            if not 1 <= factor <= MOST:
+                raise ValueError(f"adjustments: {specialty}: {factor}; samples are only added: give 1 to {MOST:g}")
+        if not isfinite(self.below_mean):
+            raise ValueError("below_mean must be finite")
         if self.measure not in MEASURES:
             raise ValueError(f"unknown measure {self.measure!r}; choose from {', '.join(MEASURES)}")
         return self

@@ -154,8 +154,8 @@ class RemoteRun:
         copy = folder / SCRATCH / MESSAGES
         if not self.launcher.fetch(handle, handle.file(MESSAGES), copy):
             return []
-        whole, _, _ = copy.read_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines() if line]
+        whole, _, _ = copy.read_text(errors="replace").rpartition("\n")
+        return [message for line in whole.split("\n") if (message := _message(line)) is not None]
 
     def _tell(self, message: dict[str, Any], report: LogMetrics | None) -> None:
         if self.on_message:
@@ -193,6 +193,16 @@ class RemoteRun:
             logger.warning("%s %s: not ended and deleted there; do it by hand (%s)", handle.launcher, handle.key, error)
         else:
             forget_handle(folder)
+
+
+def _message(line: str) -> dict[str, Any] | None:
+    """Return the Pipes message of a line; None of a damaged one, which is no reason to lose a training."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    told = isinstance(message, dict) and isinstance(message.get("method"), str)
+    return message if told and isinstance(message.get("params") or {}, dict) else None
 
 
 def _how_it_ended(handle: Handle, ending: Ending | None, compute: ComputeSettings) -> str:

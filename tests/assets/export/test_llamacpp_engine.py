@@ -1,8 +1,11 @@
 """The engine `llamacpp` over an exported file, beside the same model in transformers."""
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,3 +225,19 @@ def test_a_file_without_the_tags_is_refused(f32: Path, tagged: Path, lines: Voca
     decoding = DecodingSettings(max_prompt_tokens=160, max_codes=1, max_reasoning_tokens=8)
     with pytest.raises(MedcodeError, match=r"m\.gguf: splits text otherwise than the tokenizer"):
         LlamaCppEngine(f32, tagged, lines, prompt, decoding, threads=1)
+
+
+def test_a_server_that_is_closed_at_once_does_not_wait_for_ever(f32: Path) -> None:
+    # In a process of its own: what hangs holds the interpreter, so that no timeout in it could end it. Other work on the
+    # machine is what makes the server's loop begin late.
+    code = (
+        "import sys; from pathlib import Path; from medcode_serving.engines.llamacpp_server import LlamaCppServer\n"
+        "for _ in range(12): LlamaCppServer(Path(sys.argv[1]), context_length=64, threads=1).close()"
+    )
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 2)]
+    try:
+        subprocess.run([sys.executable, "-c", code, str(f32)], check=True, timeout=240)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

@@ -36,8 +36,13 @@ class State:
     tally: Tally = field(default_factory=Tally)
 
     def add(self, offset: int, record: Record) -> None:
-        """Take in one record of the journal."""
+        """Take in one record of the journal. Raises ValueError, among others, if no run has written it."""
         number = record["request"]
+        texts = [record["doctor"]] if "doctor" in record else [record["answer"], *record["problems"]]
+        if not isinstance(number, int) or not isinstance(record["attempt"], int):
+            raise TypeError
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
         if "doctor" in record:
             self.converted[number] = offset
         else:

@@ -145,6 +145,28 @@ def test_a_server_that_is_away_or_refuses_ends_the_run(run: Callable[..., Outcom
     assert run().converted == 40
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"request": "0"},
+        {"doctor": 5},
+        {"kinds": ["structure"], "problems": []},
+        {"kinds": ["structure"], "problems": None, "answer": "x"},
+        {"kinds": ["structure"], "problems": [], "answer": "x", "attempt": "0"},
+    ],
+)
+def test_a_journal_that_was_changed_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path, changed: dict[str, object]
+) -> None:
+    run(count=1)
+    (journal,) = tmp_path.glob("*.journal")
+    told = {"request": 0, "attempt": 0, "prompt_tokens": 1, "completion_tokens": 1, "cost": 0.0, "retries": 0}
+    with journal.open("a") as stream:
+        stream.write(json.dumps({**told, **changed}) + "\n")
+    with pytest.raises(MedcodeError, match="a record that medcode has not written"):
+        run(count=1)
+
+
 def test_conversations_go_only_where_they_may(run: Callable[..., Outcome], server: ConvertingServer) -> None:
     with pytest.raises(MedcodeError, match="add to consult.allowed_hosts models.example.org"):
         run(api_base="https://models.example.org/v1")

@@ -122,6 +122,16 @@ def test_a_name_that_is_no_path_is_refused(source: str, tmp_path: Path) -> None:
         read_conversations(section(source), tmp_path)
 
 
+def test_a_saved_data_set_with_other_bytes_than_text_is_refused(tmp_path: Path) -> None:
+    import datasets
+
+    other = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
+    texts = {name: pa.array(["text"]) for name in ("Description", "Doctor", "Status")}
+    datasets.Dataset(pa.table({**texts, "Patient": other})).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(MedcodeError, match="saved, split train: broken behind row 0"):
+        read_conversations(section(tmp_path / "saved"), tmp_path)
+
+
 def test_a_file_without_a_header_is_not_quoted(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("a.csv", "data/a.csv"):
@@ -240,3 +250,19 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     )
     write_rows(rows, tmp_path / "rows.parquet")
     assert read_rows(tmp_path / "rows.parquet") == rows
+
+
+@pytest.mark.parametrize("row", [1, 15, 30])
+def test_a_damaged_arrow_file_ends_in_a_line_and_not_the_process(tmp_path: Path, row: int) -> None:
+    table = pa.table(
+        {name: [f"{name} text {n}" for n in range(30)] for name in ("Description", "Patient", "Doctor", "Status")}
+    )
+    target = pa.BufferOutputStream()
+    with pa.ipc.new_stream(target, table.schema) as writer:
+        writer.write_table(table)
+    contents = bytearray(target.getvalue().to_pybytes())
+    place = contents.index(table.column(0).chunk(0).buffers()[1].to_pybytes()[:124])  # its offsets
+    contents[place + 4 * row + 3] = 127
+    (tmp_path / "a.arrow").write_bytes(contents)
+    with pytest.raises(MedcodeError, match=r"a\.arrow"):
+        read_conversations(section(tmp_path / "a.arrow"), tmp_path)

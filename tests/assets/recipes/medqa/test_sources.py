@@ -201,3 +201,17 @@ def test_open_questions_have_an_answer_and_no_options(tmp_path: Path) -> None:
     (found,) = read(write_lines(tmp_path / "q.jsonl", [open_one])).rows
     assert (found.question, found.options, found.answer) == ("What lowers glucose?", (), "Insulin.")
     assert found.subject == "Unknown"
+
+
+@pytest.mark.parametrize("row", [1, 15, 30])
+def test_a_damaged_arrow_file_ends_in_a_line_and_not_the_process(tmp_path: Path, row: int) -> None:
+    table = pa.table({name: [f"{name} text {n}" for n in range(30)] for name in ("question", "opa", "opb")})
+    target = pa.BufferOutputStream()
+    with pa.ipc.new_stream(target, table.schema) as writer:
+        writer.write_table(table)
+    contents = bytearray(target.getvalue().to_pybytes())
+    place = contents.index(table.column(0).chunk(0).buffers()[1].to_pybytes()[:124])  # its offsets
+    contents[place + 4 * row + 3] = 127
+    (tmp_path / "a.arrow").write_bytes(contents)
+    with pytest.raises(MedcodeError, match=r"a\.arrow"):
+        read(tmp_path / "a.arrow")

@@ -1,10 +1,13 @@
 """When a specialty is weak, and how much more it is to get."""
 
+from pathlib import Path
+
 import pytest
 
-from medcode_assets.recipes.specialty.recommending import recommend
+from medcode_assets.recipes.specialty.recommending import FILE, Recommendations, read_recommendations, recommend
 from medcode_assets.recipes.specialty.sampling import Counts
 from medcode_assets.recipes.specialty.settings import SpecialtySection
+from medcode_serving.errors import MedcodeError
 from tests.assets.recipes.specialty.advice import group, results
 
 
@@ -43,6 +46,20 @@ def test_an_absolute_limit_alone() -> None:
     assert found.recommended_sample_increases == {"a": 2.0}
     assert found.weak["a"].reasons == ("below",)
     assert not found.weak["a"].certain
+
+
+@pytest.mark.parametrize("contents", ["", "{", "\ud800", '{"recommended_sample_increases": {"a": 1e999}}'])
+def test_a_changed_file_is_refused_in_a_line(tmp_path: Path, contents: str) -> None:
+    (tmp_path / FILE).write_text(contents, errors="surrogatepass")
+    with pytest.raises(MedcodeError, match=rf"{FILE}: unreadable .*specialty\.adjustments"):
+        read_recommendations(tmp_path)
+
+
+def test_factors_that_no_pool_has_are_refused() -> None:
+    found = recommend(results(group("a", 0, 0.8), group("b", 0, 0.1)), counted(a=5, b=9), SpecialtySection())
+    for factor in (float("inf"), float("nan"), 0.5, 1e308):
+        with pytest.raises(ValueError, match="recommended_sample_increases"):
+            Recommendations.model_validate({**found.model_dump(), "recommended_sample_increases": {"b": factor}})
 
 
 def test_equals_are_not_weak() -> None:

@@ -31,6 +31,7 @@ def test_the_demo_needs_no_network() -> None:
     [
         ({"specialty.adjustments": {"cardiology": 0.5}}, "cardiology: 0.5; samples are only added"),
         ({"specialty.adjustments": {"cardiology": float("nan")}}, "cardiology: nan"),
+        ({"specialty.adjustments": {"cardiology": 1e308}}, r"cardiology: 1e\+308"),
         ({"specialty.measure": "perplexity"}, "unknown measure 'perplexity'"),
         ({"specialty.increase": 1.0}, "specialty.increase"),
         ({"specialty.colour": 1}, "specialty.colour: no such setting"),

@@ -29,7 +29,7 @@ from medcode_assets.training.remote.launchers import (
     end_remote_training,
     read_handle,
 )
-from medcode_assets.training.remote.shipping import Shipment
+from medcode_assets.training.remote.shipping import SCRATCH, Shipment
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 from tests.assets.training.jobs import make_job, tiny_base, weights
@@ -239,6 +239,21 @@ def test_the_time_is_limited(base: LocalModel, tmp_path: Path) -> None:
     (copy,) = copies(folder)  # with its checkpoints
     assert copy.stat().st_mode & 0o777 == 0o700
     end_remote_training(folder, DETACHED)
+
+
+def test_a_damaged_message_loses_no_training(tmp_path: Path) -> None:
+    class Damaging(Counting):
+        def fetch(self, handle: Handle, name: str, target: Path) -> bool:
+            lines = (
+                b'{"method": "opened", "params": {}}\n\xff{"method":\n7\n{"params": [1]}\n{"method": "closed"}\n{"met'
+            )
+            target.write_bytes(lines)
+            return True
+
+    (tmp_path / SCRATCH).mkdir()
+    handle = Handle(launcher="subprocess", key="job", fingerprint="0")
+    found = RemoteRun(Damaging(tmp_path))._messages(tmp_path, handle)
+    assert [message["method"] for message in found] == ["opened", "closed"]
 
 
 @pytest.mark.parametrize("damage", ["key", "bytes"])
