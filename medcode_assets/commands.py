@@ -117,8 +117,10 @@ def remove_mimic_version(home: Path, name: str, *, delete_data: bool) -> None:
 
 def refuse_name(name: str) -> None:
     """Raise MedcodeError unless a name can be a partition's: it becomes a folder's and a warehouse's."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise MedcodeError(f"--name {name}: use small letters, digits, dots, dashes and underscores only")
+    if not re.fullmatch(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,79}", name):
+        raise MedcodeError(
+            f"--name {name[:100]}: use small letters, digits, single dots, dashes and underscores only, at most 80"
+        )
 
 
 def print_evaluation(home: Path, partition: str, recipe: str = "icd") -> None:

@@ -81,6 +81,11 @@ def add_version(instance: "DagsterInstance", home: Path, version: "MimicVersion"
     from medcode_assets.mimic.versions import register
     from medcode_assets.partitions import MIMIC_VERSIONS
 
+    for folder in (home / "artifacts").glob(f"*/{version.name}"):
+        if folder.parent.name != "icd":  # its warehouse would be shared, and removing the version would delete it
+            raise MedcodeError(
+                f"--name {version.name}: recipe {folder.parent.name} has data of that name in {home}; take another"
+            )
     register(home, version)
     instance.add_dynamic_partitions(str(MIMIC_VERSIONS.name), [version.name])
 
@@ -284,7 +289,14 @@ def materialize_words(
     sections = {key: own[key] if key in own else sections_of(key.path[-1], settings) for key in assets}
     config = sections_config(sections, drop_existing=drop_existing)
     job = definitions.resolve_job_def(f"{recipe}_search" if wanted == [STOPS_AT["search"]] else recipe)
-    return _run(instance, home, job, partition, assets, config, settings.logging.level)
+    with waiting_lock(
+        home / "artifacts" / recipe / partition / "command.lock",
+        what=f"{recipe}/{partition}",
+        exclusive=True,
+        purpose="another command that makes it",
+        wait_seconds=0,
+    ):
+        return _run(instance, home, job, partition, assets, config, settings.logging.level)
 
 
 def _refuse_version_name(home: Path, name: str) -> None:

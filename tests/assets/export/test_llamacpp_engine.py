@@ -228,8 +228,8 @@ def test_a_file_without_the_tags_is_refused(f32: Path, tagged: Path, lines: Voca
 
 
 def test_a_server_that_is_closed_at_once_does_not_wait_for_ever(f32: Path) -> None:
-    # In a process of its own: what hangs holds the interpreter, so that no timeout in it could end it. Other work on the
-    # machine is what makes the server's loop begin late.
+    # In a process of its own: what hangs holds the interpreter, so that no timeout in it could end it. Other work on
+    # the machine is what makes the server's loop begin late.
     code = (
         "import sys; from pathlib import Path; from medcode_serving.engines.llamacpp_server import LlamaCppServer\n"
         "for _ in range(12): LlamaCppServer(Path(sys.argv[1]), context_length=64, threads=1).close()"
