@@ -90,8 +90,8 @@ class LlamaCppServer:
             ) from None
         self._address = urlsplit(self._server.listening_address).netloc
         self._connections = threading.local()
-        # Until its loop has taken a task, a server that is closed waits for ever, and the interpreter with it: xllamacpp
-        # 2026.10 tells the end to a loop that forgets it when it begins.
+        # Until its loop has taken a task, a server that is closed waits for ever, and the interpreter with it:
+        # xllamacpp 2026.10 tells the end to a loop that forgets it when it begins.
         self.post("/completion", prompt=[0], n_predict=1)
 
     def __enter__(self) -> "LlamaCppServer":
