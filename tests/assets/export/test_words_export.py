@@ -203,7 +203,7 @@ def test_export_and_verify_export_speak_of_no_micro_f1(
     card = (folder / "README.md").read_text()
     assert "- **Not for real questions at all**: `embedded`" in card
     assert "Take **Q8_0** unless memory is short." in card
-    assert "The edges of a question" in card  # nothing but text is around it: others split it together
+    assert "The edges of a question" not in card  # nothing but text is around it, and training splits it with that
     assert OF_CODES.findall(card) == []
     assert "\n\n\n" not in card
 
@@ -260,15 +260,18 @@ def test_a_rendered_prompt_has_the_tokens_of_training(bases: dict[str, Path], no
 
 
 def test_where_special_tokens_close_a_question_other_programs_split_it_alike(bases: dict[str, Path]) -> None:
-    def alike(name: str, question: str) -> bool:
-        tokenizer, prompt = load_tokenizer(bases[name]), chat_prompt(bases[name], SYSTEM, "words")
+    def alike(name: str, question: str, prompt: PromptTemplate | None = None) -> bool:
+        tokenizer = load_tokenizer(bases[name])
+        prompt = prompt or chat_prompt(bases[name], SYSTEM, "words")
         return encode_prompts(tokenizer, prompt, [question], 200)[0].input_ids == joined_tokens(
             tokenizer, prompt, question
         )
 
     assert alike("markup", "patient with pneumonia")
     assert alike("markup", "text: pneumonia (J18.9).")
-    assert not alike("plain", "Which drug?")  # ": " and "W" in training, ":" and " W" there
+    assert alike("plain", "Which drug?")
+    apart = PromptTemplate(instruction="Question: {note}", answer_header="\n\nAnswer:\n", markup=True, answer="words")
+    assert not alike("plain", "Which drug?", apart)  # ": " and "W" in training, ":" and " W" there
 
 
 def test_the_card_tells_of_answers_and_of_no_codes(exported: Export, bundles: dict[str, Bundle]) -> None:
