@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from fastapi.testclient import TestClient
 
 from medcode_assets.recipes.words.answers import TUNED, answers_file, read_word_answers
@@ -65,9 +64,19 @@ def specialty_job(folder: Path) -> Job:
     return run("specialty", folder)
 
 
-@pytest.mark.parametrize("recipe", MADE)
-def test_a_recipe_ends_in_a_bundle_that_answers(recipe: str, request: pytest.FixtureRequest) -> None:
-    job: Job = request.getfixturevalue(f"{recipe}_job")
+def test_consult_ends_in_a_bundle_that_answers(consult_job: Job) -> None:
+    assert_bundle_answers("consult", consult_job)
+
+
+def test_medqa_ends_in_a_bundle_that_answers(medqa_job: Job) -> None:
+    assert_bundle_answers("medqa", medqa_job)
+
+
+def test_specialty_ends_in_a_bundle_that_answers(specialty_job: Job) -> None:
+    assert_bundle_answers("specialty", specialty_job)
+
+
+def assert_bundle_answers(recipe: str, job: Job) -> None:
     assert job.result.returncode == 0, job.result.stderr
     artifacts = job.home / "artifacts" / recipe / PARTITION[recipe]
     for name in OWN[recipe]:
@@ -106,7 +115,9 @@ def test_the_next_iteration_adds_samples_and_keeps_the_holdout(specialty_job: Jo
     home = specialty_job.home
     config = RECIPES / "specialty" / "demo" / "specialty.yaml"
     more = "--set=specialty.adjustments={cardiology: 1.5}"
-    made = medcode("specialty", "next", "--name", "few", f"--config={config}", *FEW, more, home=home)
+    made = medcode(
+        "specialty", "next", "--name", "few", f"--config={config}", *MADE["specialty"], *FEW, more, home=home
+    )
     assert made.returncode == 0, made.stderr
     assert "few-02" in made.stdout
     first, second = (home / "artifacts" / "specialty" / f"few-0{number}" for number in (1, 2))
