@@ -31,7 +31,7 @@ def run_reasoning_demo(home: Path) -> None:
     typer.echo(
         "\nThe API has stopped again. From here:\n"
         f"  {MEDCODE} ui   the Dagster UI, http://127.0.0.1:3000\n"
-        f"  MEDCODE_SERVE_MODEL__RECIPES='[\"{RECIPE}\"]' {MEDCODE} serve   the API, and a page to try it on\n"
+        f"  {MEDCODE} serve --recipe {RECIPE}   the API, and a page to try it on\n"
         f"  {MEDCODE} recipes   what is made\n"
         "The model has seen nothing but narratives from templates like the one above; others it codes badly.\n"
         f"State is in {home}; commands find it there through MEDCODE_HOME or --output-dir."

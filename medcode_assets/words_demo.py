@@ -51,7 +51,7 @@ def run_words_demo(home: Path, recipe: str) -> None:
     typer.echo(
         "\nThe API has stopped again. From here:\n"
         f"  {MEDCODE} ui   the Dagster UI, http://127.0.0.1:3000\n"
-        f"  MEDCODE_SERVE_MODEL__RECIPES='[\"{recipe}\"]' {MEDCODE} serve   the API, and a page to try it on\n"
+        f"  {MEDCODE} serve --recipe {recipe}   the API, and a page to try it on\n"
         f"{NEXT.get(recipe, '')}"
         f"Everything measured is in {artifacts}.\n"
         "The model has seen nothing but questions made from templates; others it answers badly. Not for clinical use.\n"

@@ -209,13 +209,13 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 "unchanged": unchanged,
             },
             data_version=dg.DataVersion(manifest.version),
-            check_results=[_gate_result(gate) for gate in gates],
+            check_results=[gate_result(gate) for gate in gates],
         )
 
     return bundle
 
 
-def _gate_result(gate: Gate) -> dg.AssetCheckResult:
+def gate_result(gate: Gate) -> dg.AssetCheckResult:
     """Return a gate as Dagster shows it: one that was relaxed is a warning, and blocks nothing."""
     return dg.AssetCheckResult(
         check_name=gate.name,

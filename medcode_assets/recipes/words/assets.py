@@ -20,6 +20,7 @@ from medcode_assets.recipes.bundling import (
     trained_codes,
 )
 from medcode_assets.recipes.fitting import chosen_base, trained_limits
+from medcode_assets.recipes.model_assets import gate_result
 from medcode_assets.recipes.recipe import Recipe, Words
 from medcode_assets.recipes.reporting import LOGGED
 from medcode_assets.recipes.words.answers import TUNED, UNTUNED, answers_file
@@ -284,20 +285,10 @@ def word_bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition
                 "unchanged": unchanged,
             },
             data_version=dg.DataVersion(version),
-            check_results=[gate_result(gate.name, gate.passed, gate.relaxed, gate.reason) for gate in gates],
+            check_results=[gate_result(gate) for gate in gates],
         )
 
     return bundle
-
-
-def gate_result(name: str, passed: bool, relaxed: bool, reason: str) -> dg.AssetCheckResult:
-    """Return a gate as Dagster shows it: one that was relaxed is a warning, and blocks nothing."""
-    return dg.AssetCheckResult(
-        check_name=name,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN if relaxed else dg.AssetCheckSeverity.ERROR,
-        metadata={"reason": reason, "relaxed": relaxed},
-    )
 
 
 def _unchanged(target: Path, made_from: str, config: LaunchConfig) -> bool:
