@@ -90,8 +90,8 @@ class NoteQueue:
         self._changed = threading.Condition()
         self._waiting: list[_Waiting] = []
         self._running: list[_Waiting] = []
-        self._company = 1
-        """Notes that a batch may expect: those of the last one and those that waited when it ended."""
+        self._expected = 0
+        """Notes that the next batch waits for: as many as the last one had, none if some were left over."""
         self._seconds_a_note = 0.05
         self._batch_started: float | None = None
         self._closing = False
@@ -178,28 +178,23 @@ class NoteQueue:
     def _work(self) -> None:
         while batch := self._next_batch():
             self._tell()
-            self._batch_started = started = time.monotonic()
             self._run(batch)
-            seconds = time.monotonic() - started
-            self._batch_started = None
-            if batch[0].job is None:
-                self._seconds_a_note += _MEMORY * (seconds / len(batch) - self._seconds_a_note)
-                self._on_batch(len(batch), seconds)
-            with self._changed:
-                self._running = []
-                self._company = min(len(batch) + len(self._waiting), self._batch_size)
             del batch  # while the thread waits, it should hold no note
             self._tell()
 
     def _next_batch(self) -> list[_Waiting]:
         """Wait for work and take what goes together with the longest-waiting piece; nothing: the service is ending."""
         with self._changed:
-            while not self._waiting:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
                     return []
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if self._gather_s and self._company > 1:
-                    self._changed.wait_for(lambda: len(self._waiting) >= self._company or self._closing, self._gather_s)
+                if self._gather_s:
+                    self._changed.wait_for(
+                        lambda: len(self._waiting) >= self._expected or self._closing, self._gather_s
+                    )
+                if self._waiting:  # whoever waited may have gone
+                    break
             first = self._waiting[0]
             batch = [first, *(other for other in self._waiting[1:] if first.shares_batch_with(other))]
             self._running = batch[: self._batch_size]
@@ -207,31 +202,40 @@ class NoteQueue:
             return self._running
 
     def _run(self, batch: list[_Waiting]) -> None:
-        try:
-            if batch[0].job is not None:
-                results: list[Any] = [batch[0].job(batch[0].given_up.is_set)]
-            else:
-                assert batch[0].engine is not None
-                results = list(
-                    batch[0].engine.predict([one.note for one in batch], options=[one.options for one in batch])
-                )
-            settled = list(zip(batch, results, strict=True))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread must live on
-            known = isinstance(error, MedcodeError)
-            if not known:
-                logger.error("the engine failed on %s notes: %s", len(batch), type(error).__name__)  # noqa: TRY400
-            if len(batch) == 1 or isinstance(error, EngineTimeoutError):
-                for waiting in batch:
-                    _settle(waiting, error if known else EngineFailedError())
-                return
-            for waiting in batch:  # one note may have been too much: the others should not suffer from it
-                self._run([waiting])
-        else:
-            for waiting, result in settled:
-                _settle(waiting, result)
+        self._batch_started = started = time.monotonic()
+        outcomes = _outcomes(batch)
+        seconds = time.monotonic() - started
+        self._batch_started = None
+        if batch[0].job is None:
+            self._seconds_a_note += _MEMORY * (seconds / len(batch) - self._seconds_a_note)
+            self._on_batch(len(batch), seconds)
+        with self._changed:
+            self._running = []
+            # Decided before anyone is answered: the next note of a client that asks on at once is not left over.
+            self._expected = 0 if self._waiting else len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            _settle(waiting, outcome)
 
     def _tell(self) -> None:
         self._on_change(len(self._waiting), len(self._running))
+
+
+def _outcomes(batch: list[_Waiting]) -> list[Any]:
+    """Return the result of each piece of a batch, or the exception that its client shall get."""
+    try:
+        if batch[0].job is not None:
+            return [batch[0].job(batch[0].given_up.is_set)]
+        assert batch[0].engine is not None
+        answers = batch[0].engine.predict([one.note for one in batch], options=[one.options for one in batch])
+        return [answer for _, answer in zip(batch, answers, strict=True)]
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the thread must live on
+        known = isinstance(error, MedcodeError)
+        if not known:
+            logger.error("the engine failed on %s notes: %s", len(batch), type(error).__name__)  # noqa: TRY400
+        if len(batch) == 1 or isinstance(error, EngineTimeoutError):
+            return [error if known else EngineFailedError()] * len(batch)
+    # One note may have been too much: the others should not suffer from it.
+    return [outcome for one in batch for outcome in _outcomes([one])]
 
 
 def _settle(waiting: _Waiting, outcome: Any) -> None:
