@@ -41,6 +41,12 @@ def made(target: Path) -> dict[str, Any] | None:
     return facts
 
 
+def stands(target: Path, made_from: str, *, anew: bool = False) -> bool:
+    """Whether an artifact that came from the same is there, and may stay (with `anew`, none may)."""
+    facts = made(target)
+    return facts is not None and facts["fingerprint"] == made_from and not anew
+
+
 def required(target: Path, asset: str) -> dict[str, Any]:
     """Return the facts of a sealed artifact. Raises MedcodeError naming the asset that makes it if it is not there."""
     facts = made(target)

@@ -140,12 +140,8 @@ def compose_bundle(
     from medcode_serving.decoding import cached_trie
     from medcode_serving.engines.transformers import load_tokenizer
 
-    target = root / recipe / version
-    if target.exists():
-        try:
-            return open_bundle(target), True
-        except MedcodeError:
-            shutil.rmtree(target)  # damaged: the same parts make it anew
+    if earlier := sealed_before(root / recipe / version):
+        return earlier, True
     manifest = BundleManifest(
         recipe=recipe,
         version=version,
@@ -164,6 +160,17 @@ def compose_bundle(
         texts = [code.text for code in Vocabulary.read(codes).codes]
         cached_trie(load_tokenizer(base.path), texts, [tries])  # so that no service has to build it when it starts
         return write_bundle(root, manifest, adapter=adapter, codes=codes, linear=linear, tries=tries), False
+
+
+def sealed_before(target: Path) -> Bundle | None:
+    """Return the bundle that the same inputs made before; a damaged one goes: the same parts make it anew."""
+    if not target.exists():
+        return None
+    try:
+        return open_bundle(target)
+    except MedcodeError:
+        shutil.rmtree(target)
+        return None
 
 
 def provenance(settings: dict[str, Any], *, mlflow_run: str | None, dagster_run: str | None) -> Provenance:

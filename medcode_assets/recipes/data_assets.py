@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from tqdm import tqdm
 
-from medcode_assets.artifacts import made, making
+from medcode_assets.artifacts import making, stands
 from medcode_assets.config import DataSettings, ModelSettings, Settings
 from medcode_assets.evaluation.plots import BARS_TO_LIMIT, length_histogram
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
@@ -88,8 +88,7 @@ def base_model_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             chosen["added_tokens"] = list(local.added_tokens)
         made_from = fingerprint(**chosen)
         target = home.artifact(recipe.name, context.partition_key, "base_model")
-        earlier = made(target)
-        unchanged = earlier is not None and earlier["fingerprint"] == made_from
+        unchanged = stands(target, made_from)
         if not unchanged:
             with making(target, made_from) as (_, facts):
                 facts.update(chosen)

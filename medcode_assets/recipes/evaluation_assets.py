@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import making, required, stands
 from medcode_assets.config import EvaluationSettings, Settings
 from medcode_assets.evaluation.errors.analyse import analyse_errors
 from medcode_assets.evaluation.errors.model import read_analysis, write_analysis
@@ -46,12 +46,6 @@ from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.tracking import log_evaluation
 from medcode_assets.warehouse import built
 from medcode_serving.bundle import LINEAR, DecodingSettings
-
-
-def _unchanged(target: Path, made_from: str, config: LaunchConfig) -> bool:
-    """Whether an artifact that came from the same is there, and may stay."""
-    facts = made(target)
-    return facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
 
 
 def _parts(
@@ -99,7 +93,7 @@ def frequency_prior_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefini
         with alone_answering(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
                 made_from = prior_fingerprint(con, recipe, evaluation)
-                unchanged = _unchanged(target, made_from, config)
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 data = None if unchanged else evaluation_data(con, recipe.name, evaluation.max_documents)
             if data is not None:
                 parts = _parts(home, recipe, context, target, made_from, config)
@@ -131,7 +125,7 @@ def linear_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
             warehouse.connect(context, read_only=True) as con,
         ):
             made_from = linear_fingerprint(con, recipe, evaluation)
-            unchanged = _unchanged(target, made_from, config)
+            unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
                 data = evaluation_data(con, recipe.name, evaluation.max_documents)
                 parts = _parts(home, recipe, context, target, made_from, config)
@@ -167,7 +161,7 @@ def untuned_base_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinitio
         with alone_answering(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
                 made_from = untuned_base_fingerprint(con, prompted, base, chosen)
-                unchanged = _unchanged(target, made_from, config)
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 decoding = trained_limits(con, prompted)
                 asks = chosen.untuned_base and not unchanged
                 data = evaluation_data(con, recipe.name, chosen.max_documents) if asks else None
@@ -220,7 +214,7 @@ def evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                 seals = {name: facts["seal"] for name, facts in beside.items()}
                 answers_from = answers_fingerprint(con, prompted, adapter_facts["seal"], decoding, chosen)
                 made_from = evaluation_fingerprint(answers_from, seals, chosen)
-                unchanged = _unchanged(target, made_from, config)
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 data = None if unchanged else evaluation_data(con, recipe.name, chosen.max_documents)
                 split = split_hash(con)
             baselines = {name: folders[name] for name in beside}
@@ -286,7 +280,9 @@ def errors_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         predictions = error_predictions(evaluation)
         with warehouse.connect(context) as con:
             refuse_old_answers(recipe.name, facts, examples_made(con, recipe.name))
-            unchanged = _unchanged(target, made_from, config) and built(con, f"{recipe.name}.errors") is not None
+            unchanged = (
+                stands(target, made_from, anew=config.drop_existing) and built(con, f"{recipe.name}.errors") is not None
+            )
             analysis = None if unchanged else analyse_errors(con, recipe.name, predictions)
         if analysis is not None:
             with making(target, made_from) as (folder, _):

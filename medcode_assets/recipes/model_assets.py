@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from medcode_assets.artifacts import made, required
+from medcode_assets.artifacts import made, required, stands
 from medcode_assets.config import (
     GATES,
     GateSettings,
@@ -91,8 +91,7 @@ def adapter_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     best = home.artifact(recipe.name, partition, SEARCH)
                     lora, training = use_best(best, recipe.name, searched_from, lora, training, context.log)
                 made_from = adapter_fingerprint(con, recipe.name, base, lora, training)
-                facts = made(target)
-                unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 folder = home.training(recipe.name, partition, made_from)
                 if config.drop_existing:
                     discard_training(folder)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import making, required, stands
 from medcode_assets.evaluation.errors.analyse import analysis_version
 from medcode_assets.evaluation.errors.model import read_analysis
 from medcode_assets.evaluation.history import ADAPTER, REPORT, KeptEvaluation, kept_evaluations
@@ -98,8 +98,7 @@ def write_page(
         earlier=[(row.version, row.served) for row in earlier],
         version=1,
     )
-    facts_there = made(target)
-    if not anew and facts_there is not None and facts_there["fingerprint"] == made_from:
+    if stands(target, made_from, anew=anew):
         pictures = {file.stem: file.read_bytes() for file in sorted(target.glob("*.png"))}
         return WrittenPage(pictures, mlflow_metrics(report), made_from, unchanged=True)
     pictures = report_pictures(report, adapter["losses"], adapter["validation"])

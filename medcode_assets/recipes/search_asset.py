@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from medcode_assets.artifacts import made, required
+from medcode_assets.artifacts import required, stands
 from medcode_assets.config import LoggingSettings, LoraSettings, SearchSettings, Settings, TrainingSettings
 from medcode_assets.evaluation.plots import search_trials
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
@@ -59,9 +59,9 @@ def search_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         with alone_in(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
                 made_from = search_fingerprint(con, recipe.name, base, lora, training, chosen)
-                facts = made(target)
-                same = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
-                unchanged = same and facts is not None and facts["counted"] >= chosen.trials
+                name = f"{recipe.name}/{ASSET}"
+                found = stands(target, made_from, anew=config.drop_existing)
+                unchanged = found and required(target, name)["counted"] >= chosen.trials
                 if not unchanged:
                     tokens = data_folder(folder, made_from)
                     if config.drop_existing:
@@ -79,7 +79,7 @@ def search_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
                     say=context.log.info,
                 )
                 find_settings(study, target, anew=config.drop_existing)
-        facts = required(target, f"{recipe.name}/{ASSET}")
+        facts = required(target, name)
         return dg.MaterializeResult(
             metadata={**_metadata(facts), "unchanged": unchanged, "fingerprint": made_from},
             data_version=dg.DataVersion(facts["seal"]),

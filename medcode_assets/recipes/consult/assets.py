@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from medcode_assets.artifacts import made, required
+from medcode_assets.artifacts import required, stands
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.launchpad import LaunchConfig, launched_with_sections, read
 from medcode_assets.metadata import markdown_table, picture, table_metadata
@@ -79,8 +79,7 @@ def conversations_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinitio
         section = read(config, NAME, ConsultSection)
         target = home.artifact(NAME, context.partition_key, "conversations")
         made_from = source_fingerprint(section)
-        earlier = made(target)
-        unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             make_conversations(section, home.path / "cache" / "datasets", target, made_from)
         facts = required(target, f"{NAME}/conversations")
@@ -125,9 +124,8 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         read_before = required(source, f"{NAME}/conversations")
         made_from = conversion_fingerprint(read_before["content"], section)
         with alone_answering(target, context.run_id, context.log.warning):
-            earlier = made(target)
-            unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
-            if not unchanged or (earlier and earlier["unanswered"]):
+            unchanged = stands(target, made_from, anew=config.drop_existing)
+            if not unchanged or required(target, f"{NAME}/converted")["unanswered"]:
                 unchanged, before = False, read_rows(source / ROWS)
                 journal = home.artifact(NAME, partition, "converting") / made_from[:12] / JOURNAL
                 with tqdm(total=len(before), desc="converting", unit="row", delay=1) as bar:
@@ -208,8 +206,7 @@ def comparison_asset(settings: ConsultSettings, sections: Mapping[str, BaseModel
         others = candidates(section.compare_models, base, home.base_models)
         made_from = compared_fingerprint(evaluated["seal"], others)
         with alone_answering(target, context.run_id, context.log.warning):
-            earlier = made(target)
-            unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+            unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
                 parts = home.answering(NAME, partition, "comparison", made_from)
                 if config.drop_existing:
@@ -259,8 +256,7 @@ def rating_sheet_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition
         evaluation = home.artifact(NAME, context.partition_key, "evaluation")
         seal = required(evaluation, f"{NAME}/evaluation")["seal"]
         made_from = sheet_fingerprint(seal, section.rated, section.seed)
-        earlier = made(target)
-        unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             make_rating_sheet(evaluation, target, made_from=made_from, rated=section.rated, seed=section.seed)
         facts = required(target, f"{NAME}/rating_sheet")

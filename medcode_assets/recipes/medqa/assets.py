@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import making, required, stands
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.launchpad import LaunchConfig, launched_with_sections, read
 from medcode_assets.metadata import markdown_table, picture, table_metadata
@@ -165,8 +165,7 @@ def confidence_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel])
             made_from = fingerprint(
                 evaluation=answered["seal"], examples=examples, questions=len(validation), version=2
             )
-            earlier = made(target)
-            unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+            unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
                 parts = home.answering(NAME, partition, "confidence", made_from)
                 with answering_bar("confidence", len(validation)) as on_progress:
@@ -219,8 +218,7 @@ def brevity_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel]) ->
                 examples = examples_made(con, NAME)
             tuned = tuned_model(home, partition, compute.settings.device, chosen.batch_size)
             made_from = fingerprint(adapter=adapter["seal"], examples=examples, section=section.model_dump(), version=1)
-            earlier = made(target)
-            unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+            unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
                 parts = home.answering(NAME, partition, "brevity", made_from)
                 settings_tried = len(section.length_penalties) * len(section.max_sentences) * len(section.max_tokens)
@@ -264,8 +262,7 @@ def errors_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
             raise MedcodeError(f"asset {NAME}/confidence is older than {NAME}/evaluation; materialize it first")
         temperature = read_confidence(calibrated).temperature
         made_from = errors_fingerprint(answered["seal"], temperature, section)
-        earlier = made(target)
-        unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             asked, answers = read_word_answers(answers_file(evaluation, TUNED))
             with making(target, made_from) as (folder, _):

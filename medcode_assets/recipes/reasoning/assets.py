@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from medcode_assets.artifacts import link_or_copy, made, making, required
+from medcode_assets.artifacts import link_or_copy, making, required, stands
 from medcode_assets.config import (
     DataSettings,
     EvaluationSettings,
@@ -137,8 +137,7 @@ def corpus_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         chosen = {stage.number: read(config, stage.name, ReasoningSettings) for stage in STAGES}
         target = home.artifact(NAME, context.partition_key, "corpus")
         made_from = corpus_fingerprint(chosen, mimic=lambda name: mimic_fingerprint(warehouse.file(name)))
-        earlier = made(target)
-        unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             described = chosen[1].cpt_descriptions
             tables = code_tables(Path(described) if described else None)
@@ -215,8 +214,7 @@ def stage_asset(
         with alone_in(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
                 made_from = stage_fingerprint(con, stage, base, chosen, seal)
-                facts = made(target)
-                unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 folder = home.training(NAME, partition, made_from)
                 if config.drop_existing:
                     discard_training(folder)
@@ -301,8 +299,7 @@ def comparison_asset(settings: Settings, sections: Mapping[str, BaseModel]) -> d
         with alone_answering(target, context.run_id, context.log.warning):
             with warehouse.connect(context, read_only=True) as con:
                 made_from = comparison_fingerprint(con, base, seals, evaluation)
-                facts = made(target)
-                unchanged = facts is not None and facts["fingerprint"] == made_from and not config.drop_existing
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 data = None if unchanged else comparison_data(con, base, evaluation.max_documents)
             if data is not None:
                 compare_stages(data, target, made_from, base, adapters, evaluation, compute.settings.device, partition)
@@ -353,8 +350,7 @@ def adapter_asset() -> dg.AssetsDefinition:
         with warehouse.connect(context, read_only=True) as con:
             decoding = trained_limits(con, REASONING.for_base(base))
         made_from = fingerprint(stage=stage["seal"], decoding=decoding.model_dump(exclude={"max_answer_tokens"}))
-        earlier = made(target)
-        unchanged = earlier is not None and earlier["fingerprint"] == made_from and not config.drop_existing
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             with making(target, made_from) as (folder, facts):
                 (folder / "weights").mkdir()

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import dagster as dg
 from pydantic import BaseModel
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import making, required, stands
 from medcode_assets.launchpad import LaunchConfig, launched_with_sections, read
 from medcode_assets.metadata import markdown_table, picture
 from medcode_assets.partitions import check_each_version
@@ -100,7 +99,7 @@ def samples_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         folder = partial(home.artifact, NAME)
         target = folder(iteration.key, "samples")
         planned = plan(iteration, read(config, NAME, SpecialtySection), folder)
-        unchanged = _unchanged(made(target), planned.fingerprint, config)
+        unchanged = stands(target, planned.fingerprint, anew=config.drop_existing)
         if not unchanged:
             with making(target, planned.fingerprint) as (aside, found):
                 found.update(fill_samples(planned, aside))
@@ -149,7 +148,7 @@ def results_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         folder = partial(home.artifact, NAME, context.partition_key)
         target = folder("results")
         made_from = results_fingerprint(required(folder("evaluation"), f"{NAME}/evaluation")["seal"], section)
-        unchanged = _unchanged(made(target), made_from, config)
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             base = chosen_base(folder("base_model"), NAME)
             with making(target, made_from) as (aside, _):
@@ -204,7 +203,7 @@ def recommendations_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinit
         target, drawn = folder(RECOMMENDATIONS), required(folder("samples"), f"{NAME}/samples")
         measured = required(folder("results"), f"{NAME}/results")
         made_from = recommendations_fingerprint(measured["seal"], drawn["contents"], section)
-        unchanged = _unchanged(made(target), made_from, config)
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             with making(target, made_from) as (aside, facts):
                 found = recommend(read_results(folder("results")), counts(read_samples(folder("samples"))), section)
@@ -244,7 +243,7 @@ def progress_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         iteration, folder = iteration_of(context.partition_key), partial(home.artifact, NAME)
         target = folder(iteration.key, "progress")
         made_from = progress_fingerprint(iteration, measure, folder)
-        unchanged = _unchanged(made(target), made_from, config)
+        unchanged = stands(target, made_from, anew=config.drop_existing)
         if not unchanged:
             with making(target, made_from) as (aside, _):
                 write_progress(aside, collect_progress(iteration, measure, folder))
@@ -264,8 +263,3 @@ def progress_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         )
 
     return progress
-
-
-def _unchanged(facts: Mapping[str, Any] | None, made_from: str, config: LaunchConfig) -> bool:
-    """Whether an artifact that came from the same is there, and may stay."""
-    return facts is not None and facts["fingerprint"] == made_from and not config.drop_existing

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from medcode_assets.artifacts import made, making, required
+from medcode_assets.artifacts import made, making, required, stands
 from medcode_assets.config import DataSettings, EvaluationSettings, GateSettings, Settings
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture, table_metadata
@@ -107,7 +107,7 @@ def word_untuned_base_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefi
                 decoding = trained_limits(con, prompted)
                 answers_from = word_answers_fingerprint(con, prompted, base.revision, decoding, chosen)
                 made_from = answers_from if chosen.untuned_base else "left out"
-                unchanged = _unchanged(target, made_from, config)
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 asked = asked_questions(con, recipe.name, "test", chosen.max_documents)
             if not unchanged:
                 parts = home.answering(recipe.name, partition, UNTUNED, answers_from)
@@ -161,7 +161,7 @@ def word_evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefini
                     raise MedcodeError(f"asset {recipe.name}/{UNTUNED} is older than its tokens; materialize it first")
                 answers_from = word_answers_fingerprint(con, prompted, adapter_facts["seal"], decoding, chosen)
                 made_from = word_evaluation_fingerprint(answers_from, untuned_facts["seal"], recipe, None)
-                unchanged = _unchanged(target, made_from, config)
+                unchanged = stands(target, made_from, anew=config.drop_existing)
                 asked = asked_questions(con, recipe.name, "test", chosen.max_documents)
                 trained = one_value(con, f"SELECT count(*) FROM {recipe.name}.examples WHERE split = 'train'")
                 examples = examples_made(con, recipe.name)
@@ -289,9 +289,3 @@ def word_bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition
         )
 
     return bundle
-
-
-def _unchanged(target: Path, made_from: str, config: LaunchConfig) -> bool:
-    """Whether an artifact was made from the same, and nobody asks for it anew."""
-    facts = made(target)
-    return facts is not None and facts["fingerprint"] == made_from and not config.drop_existing

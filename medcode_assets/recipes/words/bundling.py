@@ -1,10 +1,10 @@
 """An evaluated adapter that answers in words to a bundle."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medcode_assets.recipes.bundling import sealed_before
 from medcode_assets.recipes.words.measuring import WordReport
 from medcode_assets.recipes.words.plots import word_metric
 from medcode_serving.base_models import LocalModel
@@ -17,10 +17,8 @@ from medcode_serving.bundle import (
     DecodingSettings,
     Metric,
     Provenance,
-    open_bundle,
     write_bundle,
 )
-from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate
 
 if TYPE_CHECKING:
@@ -58,12 +56,8 @@ def compose_word_bundle(
     """
     import pyarrow.parquet as pq
 
-    target = root / recipe / version
-    if target.exists():
-        try:
-            return open_bundle(target), True
-        except MedcodeError:
-            shutil.rmtree(target)  # damaged: the same parts make it anew
+    if earlier := sealed_before(root / recipe / version):
+        return earlier, True
     manifest = BundleManifest(
         recipe=recipe,
         version=version,
