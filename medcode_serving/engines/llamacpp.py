@@ -6,12 +6,8 @@ how sure the model was. So the server is asked for one decision after the other,
 is written freely, piece by piece.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +15,11 @@ from medcode_serving.bundle import DecodingSettings
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.decoding import GreedyAnswers
 from medcode_serving.decoding.trie import Floats, Ints
-from medcode_serving.engines.llamacpp_server import LlamaCppServer
+from medcode_serving.engines.llamacpp_slots import LlamaCppSlots, told_tokens
 from medcode_serving.engines.protocol import NoteOptions, Prediction
 from medcode_serving.engines.reading import NoteReader, Piece, Thought
 from medcode_serving.engines.transformers import load_tokenizer
-from medcode_serving.errors import MedcodeError
-from medcode_serving.prompts import PromptTemplate, backend_of
-from medcode_serving.reasoned import SPECIAL_TOKENS
+from medcode_serving.prompts import PromptTemplate
 
 TOLD_TOKENS = 64
 """Likeliest tokens whose probabilities a request asks for; 512 would take 7 ms more a decision."""
@@ -33,8 +27,6 @@ UNTOLD_SHARE = 1e-3
 """So much of what is allowed may lie on tokens that were not told; else they are asked for."""
 THOUGHT_AT_ONCE = 16
 """Tokens of reasoning that one request asks for: its closing tag, which is no text, ends no request by itself."""
-SAMPLE = "Pt c/o SOB; [** 2150-3-14 **] ___ HR 112, 0.25 mcg/kg/min\n\n2. J18.9"
-"""A text that tokenizers split in different ways."""
 
 _ALLOWED_BIAS = 250.0
 """Lifts the allowed tokens above all others, so that the server writes the likeliest of them. A greater one would round
@@ -78,37 +70,18 @@ class LlamaCppEngine:
                 and limits do not fit together.
         """
         self.file = file
-        self._reader = NoteReader(load_tokenizer(tokenizer), vocabulary, prompt, decoding, trie_folders)
-        wanted = decoding.max_prompt_tokens + self._reader.answer_tokens(None)
-        if (short := _short_context(tokenizer)) is not None:
-            wanted = min(wanted, short)
-            self._reader.answer_tokens(wanted)  # refuses before hundreds of megabytes are loaded
-        self._server = LlamaCppServer(file, context_length=wanted, slots=slots, threads=threads, gpu_layers=gpu_layers)
-        try:
-            trained: dict[str, Any] = self._server.get("/v1/models")["data"][0]["meta"]
-            self._max_answer_tokens = self._reader.answer_tokens(min(wanted, trained["n_ctx_train"]))
-            self._refuse_other_tokenizer(file, tokenizer)
-        except MedcodeError:
-            self._server.close()
-            raise
-        # A note keeps its slot from decision to decision: there, its prompt has been read.
-        self._free_slots: SimpleQueue[int] = SimpleQueue()
-        for slot in range(slots):
-            self._free_slots.put(slot)
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="medcode-llamacpp")
-        self._closed = False
-
-    def _refuse_other_tokenizer(self, file: Path, tokenizer: Path) -> None:
-        """Raise MedcodeError if the file does not split the prompt's own words, or a note's, as the tokenizer does."""
-        backend, prompt = backend_of(self._reader.tokenizer), self._reader.prompt
-        text = SAMPLE if prompt.markup else prompt.render(SAMPLE)  # markup is sent as tokens
-        special = [(text, token) for text in SPECIAL_TOKENS if (token := backend.token_to_id(text)) is not None]
-        if self._server.tokenize(text) != backend.encode(text).ids or any(
-            self._server.special_token(name) != token for name, token in special
-        ):
-            raise MedcodeError(
-                f"{file}: splits text otherwise than the tokenizer in {tokenizer}; export it anew: medcode export"
-            )
+        self._reader = reader = NoteReader(load_tokenizer(tokenizer), vocabulary, prompt, decoding, trie_folders)
+        self._slots = LlamaCppSlots(
+            file,
+            tokenizer,
+            reader.tokenizer,
+            prompt,
+            max_prompt_tokens=decoding.max_prompt_tokens,
+            answer_tokens=reader.answer_tokens,
+            slots=slots,
+            threads=threads,
+            gpu_layers=gpu_layers,
+        )
 
     def predict(
         self,
@@ -122,39 +95,22 @@ class LlamaCppEngine:
         Raises:
             MedcodeError: llama.cpp gives no answer, or the model no finite numbers.
         """
-        self._refuse_closed()
+        self._slots.refuse_closed()
         return self._reader.predict(notes, options, self._answers, on_progress)
 
     def close(self) -> None:
         """Give up the model; notes that are waiting for a slot end in an error."""
-        self._closed = True
-        self._pool.shutdown()
-        self._server.close()
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise MedcodeError(f"engine {self.name} was closed; load it anew")
+        self._slots.close()
 
     def _answers(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Prediction]]:
-        futures = {self._pool.submit(self._in_a_slot, piece): piece for piece in pieces}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+        return self._slots.answers(pieces, self._answer)
 
-    def _in_a_slot(self, piece: Piece) -> Prediction:
-        self._refuse_closed()
-        slot = self._free_slots.get()
-        try:
-            return (self._constrained if piece.options.constrained else self._free)(piece, slot)
-        finally:
-            self._free_slots.put(slot)
+    def _answer(self, piece: Piece, slot: int) -> Prediction:
+        return (self._constrained if piece.options.constrained else self._free)(piece, slot)
 
     def _constrained(self, piece: Piece, slot: int) -> Prediction:
         limit = self._reader.limit(piece.options)
-        answers = GreedyAnswers(self._reader.trie, 1, max_codes=limit, max_tokens=self._max_answer_tokens)
+        answers = GreedyAnswers(self._reader.trie, 1, max_codes=limit, max_tokens=self._slots.max_answer_tokens)
         tokens, thought = piece.prompt, None
         if self._reader.thinks:
             thought = self._think(piece, slot)
@@ -175,7 +131,7 @@ class LlamaCppEngine:
         written: list[int] = []
         while len(written) < most and not piece.options.ended():
             wanted = min(THOUGHT_AT_ONCE, most - len(written))
-            answer = self._server.complete([*opened, *written], wanted, id_slot=slot)
+            answer = self._slots.complete([*opened, *written], wanted, slot)
             tokens: list[int] = answer["tokens"]
             if thinking.end in tokens:
                 return self._reader.thought([*written, *tokens[: tokens.index(thinking.end)]])
@@ -187,7 +143,7 @@ class LlamaCppEngine:
     def _log_probabilities(self, tokens: list[int], allowed: Ints, slot: int) -> Floats:
         """Return how likely each allowed token is to come next, of all tokens."""
         bias = [[token, _ALLOWED_BIAS] for token in allowed.tolist()]
-        answer = self._server.complete(tokens, 1, n_probs=TOLD_TOKENS, logit_bias=bias, id_slot=slot)
+        answer = self._slots.complete(tokens, 1, slot, n_probs=TOLD_TOKENS, logit_bias=bias)
         written = answer["completion_probabilities"][0]  # told before any bias
         told = {entry["id"]: entry["logprob"] for entry in [*written["top_logprobs"], written]}
         values = np.array([told.get(token, -np.inf) for token in allowed.tolist()])
@@ -201,12 +157,12 @@ class LlamaCppEngine:
 
     def _shares(self, tokens: list[int], bias: list[list[float]], slot: int) -> dict[int, float]:
         """Return the probabilities of the allowed tokens, of these alone."""
-        answer = self._server.complete(
+        answer = self._slots.complete(
             tokens,
             1,
+            slot,
             n_probs=len(bias),
             logit_bias=bias,
-            id_slot=slot,
             post_sampling_probs=True,
             samplers=["temperature"],
             temperature=1.0,
@@ -217,32 +173,9 @@ class LlamaCppEngine:
         """Answer without constraint; a note that ended since is still written to its end."""
         if piece.options.ended():
             return Prediction((), outcome="ended")
-        answer = self._server.complete(piece.prompt, self._max_answer_tokens, n_probs=1, id_slot=slot)
-        tokens: list[int] = answer["tokens"]
-        told = iter(answer["completion_probabilities"])
-        entry = next(told, None)
-        values: list[float | None] = []
-        for token in tokens:  # the server leaves out tokens that are half of a character
-            known = entry is not None and entry["id"] == token
-            values.append(entry["logprob"] if known and entry else None)
-            entry = next(told, None) if known else entry
-        cut = answer["stop_type"] == "limit"
+        answer = self._slots.complete(piece.prompt, self._slots.max_answer_tokens, slot, n_probs=1)
+        told, cut = told_tokens(answer), answer["stop_type"] == "limit"
         if not cut:
-            tokens, values = tokens[:-1], values[:-1]
+            told = told[:-1]
+        tokens, values = [token for token, _ in told], [value for _, value in told]
         return self._reader.parsed(tokens, values, self._reader.limit(piece.options), cut=cut)
-
-
-def _short_context(folder: Path) -> int | None:
-    """Return how long a context may be before a longrope model (Phi-4-mini) computes otherwise; None: as long as it is.
-
-    llama.cpp takes the factors for long texts where the context has room for one, transformers where the text is long.
-    """
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) != "longrope":
-        return None
-    length: int | None = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
-    return length

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BASELINES = ("linear", "untuned_base", "frequency_prior")
 """Engines with a threshold and a calibration of their own in the bundle."""
-WORD_ENGINES = ("transformers", "untuned_base")
+WORD_ENGINES = ("transformers", "llamacpp", "untuned_base")
 """Engines that can answer in words."""
 
 
@@ -114,18 +114,14 @@ def load_engine(
     if chosen == "llamacpp":
         from medcode_serving.engines.llamacpp import LlamaCppEngine
 
-        file = gguf_file(bundle, settings.llamacpp.quantization)
-        logger.info("bundle %s: llama.cpp runs %s", manifest.version, file.name)
         return LlamaCppEngine(
-            file,
+            _served_gguf(bundle, settings),
             bundle.path / GGUF / TOKENIZER,
             vocabulary,
             manifest.prompt,
             decoding,
-            slots=settings.llamacpp.slots,
-            threads=settings.llamacpp.threads,
-            gpu_layers=settings.llamacpp.gpu_layers,
             trie_folders=trie_folders,
+            **settings.llamacpp.model_dump(exclude={"quantization"}),
         )
 
     from medcode_serving.engines.transformers import TransformersEngine
@@ -148,14 +144,24 @@ def load_engine(
 
 def _load_words(bundle: Bundle, settings: "InferenceSettings", cache: Path, shared_bases: SharedBases | None) -> Engine:
     """Build the engine of a bundle that answers in words."""
-    from medcode_serving.engines.words import WordsEngine
-
     manifest = bundle.manifest
     if settings.model.engine not in WORD_ENGINES:
         raise MedcodeError(
             f"recipe {manifest.recipe!r} answers in words, which engine {settings.model.engine} does not; "
             f"set model.engine to {' or '.join(WORD_ENGINES)}"
         )
+    if settings.model.engine == "llamacpp":
+        from medcode_serving.engines.llamacpp_words import LlamaCppWordsEngine
+
+        return LlamaCppWordsEngine(
+            _served_gguf(bundle, settings),
+            bundle.path / GGUF / TOKENIZER,
+            manifest.prompt,
+            manifest.decoding,
+            **settings.llamacpp.model_dump(exclude={"quantization"}),
+        )
+    from medcode_serving.engines.words import WordsEngine
+
     base, adapter, shared = _weights(bundle, settings, cache, shared_bases)
     return WordsEngine(
         settings.model.engine,
@@ -183,6 +189,12 @@ def _weights(
     if shared_bases is not None and can_share(bundle.adapter):  # not qlora's rounded base, not full
         return base, bundle.adapter, shared_bases.get(base, settings.device)
     return base, bundle.adapter, None
+
+
+def _served_gguf(bundle: Bundle, settings: "InferenceSettings") -> Path:
+    file = gguf_file(bundle, settings.llamacpp.quantization)
+    logger.info("bundle %s: llama.cpp runs %s", bundle.manifest.version, file.name)
+    return file
 
 
 def gguf_file(bundle: Bundle, quantization: str | None) -> Path:

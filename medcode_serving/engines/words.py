@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from medcode_serving.bundle import DecodingSettings
 from medcode_serving.engines.adapted import AdaptedModel
 from medcode_serving.engines.generation import SharedPrefix, generate, shared_prefix
-from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Prediction
+from medcode_serving.engines.protocol import NoteOptions, Prediction
+from medcode_serving.engines.questions import QuestionReader, answered
 from medcode_serving.engines.reading import Piece
 from medcode_serving.engines.transformers import in_batches, load_tokenizer
 from medcode_serving.engines.writing import WordWriter
 from medcode_serving.errors import MedcodeError
-from medcode_serving.prompts import FramedTokenizer, PromptTemplate, encode_prompts
+from medcode_serving.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from medcode_serving.engines.shared_base import SharedBase
@@ -55,31 +56,16 @@ class WordsEngine:
         """
         self.name = name
         self.batch_size = batch_size
-        self.prompt = prompt
-        self.tokenizer = load_tokenizer(model_path)
-        self._decoding = decoding
-        self._framed = FramedTokenizer(self.tokenizer, prompt)
+        self.reader = QuestionReader(load_tokenizer(model_path), prompt, decoding)
         self._adapted = AdaptedModel(
             name, model_path, adapter, device=device, dtype=dtype, base_revision=base_revision, shared=shared
         )
         self.device = self._adapted.device
         try:
-            self.max_tokens = self._answer_tokens()
+            self.max_tokens = self.reader.answer_tokens(self.context)
         except MedcodeError:
             self.close()
             raise
-
-    def _answer_tokens(self) -> int:
-        """Return how many tokens an answer may have beside the longest prompt."""
-        limit, wanted = self._decoding.max_prompt_tokens, self._decoding.max_answer_tokens
-        if self._framed.fixed_tokens >= limit:
-            raise MedcodeError(f"max_prompt_tokens {limit} leaves no room for a question; raise it")
-        room = wanted if self.context is None else min(wanted, self.context - limit)
-        if room < 1:
-            raise MedcodeError(
-                f"max_prompt_tokens {limit} leaves no room for an answer in {self.context} tokens; lower it"
-            )
-        return room
 
     @property
     def model(self) -> Any:
@@ -99,7 +85,7 @@ class WordsEngine:
     @cached_property
     def _prefix(self) -> SharedPrefix | None:
         """What all prompts begin with, if it is long enough. It belongs to this engine's weights alone."""
-        return shared_prefix(self._framed)
+        return shared_prefix(self.reader.framed)
 
     def predict(
         self,
@@ -110,20 +96,10 @@ class WordsEngine:
     ) -> list[Prediction]:
         """Return the answer to each question as `Prediction.written`; there are no codes.
 
-        A question that is too long is shortened as notes are; with `long_notes` other than `shorten` it is refused,
-        for windows of a question are no questions.
-
         Raises:
             MedcodeError: the model gives no finite numbers.
         """
-        chosen = options or [DEFAULT_OPTIONS] * len(notes)
-        prompts = encode_prompts(self.tokenizer, self.prompt, list(notes), self._decoding.max_prompt_tokens)
-        found = [Prediction((), outcome="too_long")] * len(notes)
-        pieces = [
-            Piece(place, place, prompt.input_ids, option, prompt.truncated, prompt.cut)
-            for place, (prompt, option) in enumerate(zip(prompts, chosen, strict=True))
-            if not prompt.truncated or option.long_notes == "shorten"
-        ]
+        found, pieces = self.reader.pieces(notes, options)
         if on_progress and len(pieces) < len(notes):
             on_progress(len(notes) - len(pieces))
         for batch in in_batches(pieces, self.batch_size):
@@ -136,24 +112,19 @@ class WordsEngine:
     def _answer(self, batch: Sequence[Piece]) -> list[Prediction]:
         writer = WordWriter(
             [piece.options.writing for piece in batch],
-            ends=self._adapted.ends(int(self.tokenizer.eos_token_id)),
+            ends=self._adapted.ends(int(self.reader.tokenizer.eos_token_id)),
             max_tokens=self.max_tokens,
-            decode=self._decode,
+            decode=self.reader.decode,
         )
         ended = generate(
             self.model,
             [piece.prompt for piece in batch],
             writer,
-            pad=int(self.tokenizer.pad_token_id),
+            pad=int(self.reader.tokenizer.pad_token_id),
             ended=[piece.options.ended for piece in batch],
             prefix=self._prefix,
         )
         return [
-            Prediction((), outcome="ended")
-            if gone
-            else Prediction((), written=answer, truncated=piece.truncated, sections_cut=piece.sections_cut)
+            Prediction((), outcome="ended") if gone else answered(piece, answer)
             for piece, answer, gone in zip(batch, writer.answers, ended, strict=True)
         ]
-
-    def _decode(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))

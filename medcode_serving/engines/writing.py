@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,18 +18,63 @@ if TYPE_CHECKING:
 Decode = Callable[[list[int]], str]
 
 
-@dataclass
+class Draft:
+    """An answer as far as it is written, and when that is enough."""
+
+    def __init__(self, writing: Writing, *, max_tokens: int, decode: Decode) -> None:
+        """Start an empty answer.
+
+        Args:
+            writing: How it is to be written.
+            max_tokens: Tokens at most, whatever `writing` allows.
+            decode: Turns tokens into text.
+        """
+        self.writing = writing
+        self.limit = min(writing.max_tokens or max_tokens, max_tokens)
+        self.tokens: list[int] = []
+        self._decode = decode
+        self._told: list[float] = []
+        self._ended = False
+        self._end: int | None = None
+        """Characters of the text up to its last sentence, where sentences are limited."""
+
+    def add(self, token: int, log_probability: float | None) -> bool:
+        """Take the next token; return whether the answer goes on.
+
+        Args:
+            token: Any but an end.
+            log_probability: Under the model itself, whatever temperature and penalty are; None: nobody tells it.
+        """
+        self.tokens.append(token)
+        self._take(log_probability)
+        if self.writing.max_sentences is not None:
+            self._end = _end_of_sentences(self._decode(self.tokens), self.writing.max_sentences)
+        return self._end is None and len(self.tokens) < self.limit
+
+    def finish(self, log_probability: float | None) -> None:
+        """Take the end of the text."""
+        self._ended = True
+        self._take(log_probability)
+
+    def _take(self, log_probability: float | None) -> None:
+        if log_probability is not None:
+            self._told.append(log_probability)
+
+    @property
+    def answer(self) -> WrittenAnswer:
+        """What was written."""
+        return WrittenAnswer(
+            self._decode(self.tokens)[: self._end].strip(),
+            tokens=len(self.tokens),
+            confidence=math.exp(math.fsum(self._told) / len(self._told)) if self._told else None,
+            cut=not self._ended and self._end is None,
+        )
+
+
+@dataclass(frozen=True)
 class _Row:
-    writing: Writing
-    limit: int
+    draft: Draft
     draws: "torch.Generator | None"
-    tokens: list[int] = field(default_factory=list)
-    log_probability: float = 0.0
-    """Of all tokens, the end's included; under the model itself, whatever temperature and penalty were."""
-    ended: bool = False
-    """By an end of text."""
-    end: int | None = None
-    """Characters of the text up to its last sentence, where sentences are limited."""
 
 
 class WordWriter:
@@ -45,17 +90,15 @@ class WordWriter:
             decode: Turns tokens into text.
         """
         self._rows = [
-            _Row(writing, min(writing.max_tokens or max_tokens, max_tokens), _generator(writing))
-            for writing in writings
+            _Row(Draft(writing, max_tokens=max_tokens, decode=decode), _generator(writing)) for writing in writings
         ]
         self._unfinished = self._rows
         self._ends = sorted(ends)
-        self._decode = decode
 
     @property
     def answers(self) -> list[WrittenAnswer]:
         """What was written, a row each."""
-        return [self._answer(row) for row in self._rows]
+        return [row.draft.answer for row in self._rows]
 
     def write(self, logits: "torch.Tensor") -> tuple[Ints, Ints]:
         """Choose a token in each row.
@@ -74,7 +117,7 @@ class WordWriter:
         going_on = [
             place
             for place, (row, token, value) in enumerate(zip(self._unfinished, chosen, told, strict=True))
-            if self._take(row, token, value)
+            if self._take(row.draft, token, value)
         ]
         kept = np.array(going_on, dtype=np.int64)
         self.keep(kept)
@@ -87,7 +130,7 @@ class WordWriter:
     def _choose(self, log_p: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        penalties = [row.writing.length_penalty * len(row.tokens) for row in self._unfinished]
+        penalties = [row.draft.writing.length_penalty * len(row.draft.tokens) for row in self._unfinished]
         if any(penalties):
             log_p = log_p.clone()
             log_p[:, self._ends] += torch.tensor(penalties, device=log_p.device)[:, None]
@@ -97,30 +140,16 @@ class WordWriter:
                 # On the CPU: the same seed draws the same tokens on every device.
                 told = log_p[place].double().cpu()
                 # Above the likeliest one, which no temperature makes infinite: a failed row would fail its batch.
-                drawn = torch.softmax((told - told.max()) / row.writing.temperature, dim=-1)
+                drawn = torch.softmax((told - told.max()) / row.draft.writing.temperature, dim=-1)
                 tokens[place] = torch.multinomial(drawn, 1, generator=row.draws)[0]
         return tokens
 
-    def _take(self, row: _Row, token: int, log_probability: float) -> bool:
+    def _take(self, draft: Draft, token: int, log_probability: float) -> bool:
         """Give a row its next token; return whether it goes on."""
-        row.log_probability += log_probability
         if token in self._ends:
-            row.ended = True
+            draft.finish(log_probability)
             return False
-        row.tokens.append(token)
-        if row.writing.max_sentences is not None:
-            row.end = _end_of_sentences(self._decode(row.tokens), row.writing.max_sentences)
-        return row.end is None and len(row.tokens) < row.limit
-
-    def _answer(self, row: _Row) -> WrittenAnswer:
-        text = self._decode(row.tokens)
-        count = len(row.tokens) + row.ended
-        return WrittenAnswer(
-            text[: row.end].strip(),
-            tokens=len(row.tokens),
-            confidence=math.exp(row.log_probability / count) if count else 0.0,
-            cut=not row.ended and row.end is None,
-        )
+        return draft.add(token, log_probability)
 
 
 def _generator(writing: Writing) -> "torch.Generator | None":

@@ -83,7 +83,7 @@ def _answers(
 ) -> list[Answered]:
     questions = [one.question for one in asked]
     predictions = engine.predict(questions, options=[NoteOptions(writing=writing)] * len(asked))
-    encoded = encode_prompts(engine.tokenizer, engine.prompt, questions, decoding.max_prompt_tokens)
+    encoded = encode_prompts(engine.reader.tokenizer, engine.reader.prompt, questions, decoding.max_prompt_tokens)
     prompts = [prompt.input_ids for prompt in encoded]
     choices = [one.options for one in asked]
     options = _log_probabilities(engine, prompts, choices, ends=[_has_prefix(some) for some in choices])
@@ -128,7 +128,7 @@ def _log_probabilities(
     """
     room = engine.context - max(map(len, prompts), default=0) if engine.context else None
     completions = [
-        [(ids if end else ids[:-1])[:room] for ids in encode_completions(engine.tokenizer, list(some))]
+        [(ids if end else ids[:-1])[:room] for ids in encode_completions(engine.reader.tokenizer, list(some))]
         for some, end in zip(texts, ends, strict=True)
     ]
     flat = [(prompt, ids) for prompt, some in zip(prompts, completions, strict=True) for ids in some]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from medcode_assets.cli import app
 from medcode_assets.export import verify
 from medcode_assets.export.chat_template import chat_template
+from medcode_assets.export.distributions import Comparison, compare_likeliest
 from medcode_assets.export.exporting import WORDS_INTENDED_USE, Export, bundle_folder, export_gguf
 from medcode_assets.export.gguf import write_gguf
 from medcode_assets.export.metadata import ModelMetadata
@@ -39,10 +40,13 @@ from medcode_serving.bundle import (
     write_gates,
 )
 from medcode_serving.chat import chat_prompt
+from medcode_serving.engines.loading import load_engine
+from medcode_serving.engines.protocol import NoteOptions, Writing, WrittenAnswer
 from medcode_serving.engines.transformers import load_tokenizer
 from medcode_serving.errors import MedcodeError
 from medcode_serving.gguf_folder import TOKENIZER, verify_folder
 from medcode_serving.prompts import PromptTemplate, encode_prompts
+from medcode_serving.settings import load_inference_settings
 from tests.assets.export.conftest import edit_json
 from tests.assets.export.test_export_delivery import rendered, report, user
 
@@ -228,6 +232,25 @@ def test_a_chat_has_the_tokens_of_training_special_ones_among_them(
     assert text == prompt.render(QUESTIONS[0]).removeprefix("<|begin|>")  # llama.cpp adds it itself
 
 
+def test_a_bundle_is_served_by_llama_cpp_as_by_transformers(
+    exported: Export, bundles: dict[str, Bundle], home: Path
+) -> None:
+    assert exported.folder == bundle_folder(bundles["markup"])
+    found: dict[str, WrittenAnswer | None] = {}
+    for name in ("llamacpp", "transformers"):
+        settings = load_inference_settings(
+            **{"model.home": str(home), "model.engine": name, "device": "cpu", "llamacpp.threads": 1}
+        )
+        engine = load_engine(bundles["markup"], settings, home)
+        first_word = [NoteOptions(writing=Writing(max_tokens=1))]
+        (found[name],) = (prediction.written for prediction in engine.predict(QUESTIONS[:1], options=first_word))
+        engine.close()
+    served, wanted = found["llamacpp"], found["transformers"]
+    assert served is not None and wanted is not None
+    assert served.text == wanted.text
+    assert served.confidence == pytest.approx(wanted.confidence, rel=0.02)  # f16 beside fp32
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -352,14 +375,14 @@ def test_a_few_positions_may_differ_by_chance_where_the_model_was_undecided(
 ) -> None:
     share = 1 - len(overturned) / positions
     found = report("q8_0", tmp_path, positions=positions, top1_agreement=share, kl_mean=1e-5)
-    comparison = verify._Comparison(overturned=overturned)
+    comparison = Comparison(overturned=overturned)
     assert len(verify._answer_problems(found, QUANTIZATIONS["q8_0"].gate, comparison)) == problems
 
 
 def test_by_how_much_a_likeliest_token_was_preferred() -> None:
     expected = np.log([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4]])
     found = np.array([np.log([0.7, 0.3]), np.log([0.49, 0.51]), [np.nan, np.nan]])
-    same, overturned = verify._compare_likeliest(expected, found)
+    same, overturned = compare_likeliest(expected, found)
     assert same == [True, False, False]
     assert overturned == pytest.approx([np.log(0.6 / 0.4), np.inf])
 
