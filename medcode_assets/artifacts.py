@@ -1,14 +1,17 @@
 """Folders that assets make: written aside, sealed with the fingerprint of what they came from, then renamed."""
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from medcode_assets.locks import alive
 from medcode_serving.errors import MedcodeError
 
 SEAL = "made.json"
@@ -16,9 +19,12 @@ SEAL = "made.json"
 
 @contextmanager
 def making(target: Path, made_from: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Give a fresh folder to fill and a dict for facts about it; it replaces `target` only if nothing was raised."""
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
+    """Give a fresh folder to fill and a dict for facts about it; it replaces `target` only if nothing was raised.
+
+    Two processes that make the same artifact fill a folder each; that of the one which ends last stays.
+    """
+    _remove_left_over(target)
+    aside = _beside(target, "new")
     aside.mkdir(parents=True)
     facts: dict[str, Any] = {}
     try:
@@ -65,9 +71,29 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 def replace_folder(new: Path, target: Path) -> None:
     """Put a complete folder in the place of an earlier one."""
-    old = target.with_name(f".{target.name}.old")
+    old = _beside(target, "old")
+    while True:
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            continue  # another process put its folder there meanwhile
+        break
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.{kind}")
+
+
+def _remove_left_over(target: Path) -> None:
+    """Remove the folders beside `target` that an earlier process of this number had, or one that was killed."""
+    for kind in ("new", "old"):
+        for folder in target.parent.glob(f".{escape(target.name)}.*.{kind}"):
+            pid = folder.name.split(".")[-2]
+            if pid == str(os.getpid()) or (pid.isdigit() and not alive(int(pid))):
+                shutil.rmtree(folder, ignore_errors=True)
