@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from medcode_assets.config import LoraSettings, TrainingSettings
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
 
 MIB = 2**20
 
@@ -87,11 +87,11 @@ def train_two_steps(shape: Shape, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from medcode_assets.config import ComputeSettings
     from medcode_assets.training.job import TrainingJob
     from medcode_assets.training.loop import clip_and_step, make_optimizer
     from medcode_assets.training.models import Precision, load_trainable
     from medcode_assets.training.rehearsal import Rows, computer_for
+    from medcode_assets.training.settings import ComputeSettings
 
     AutoModelForCausalLM.from_config(shape.config()).save_pretrained(folder)
     job = TrainingJob(

@@ -286,8 +286,8 @@ def trl_packing(options: argparse.Namespace, work: Path, examples: list[Example]
 
 def adapter() -> Any:
     """Return the configuration of the adapter that medcode would train."""
-    from medcode_assets.config import LoraSettings
     from medcode_assets.training.models import lora_config
+    from medcode_assets.training.settings import LoraSettings
 
     return lora_config(LoraSettings.model_validate(LORA))
 

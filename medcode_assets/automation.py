@@ -15,8 +15,9 @@ from medcode_assets.mimic.sources import MimicVersion, find_files, stat_signatur
 from medcode_assets.mimic.versions import all_registered, register
 from medcode_assets.mimic.watching import Sighting, look, settled
 from medcode_assets.partitions import MIMIC_VERSIONS
-from medcode_assets.pipeline import close_abandoned_runs, warehouse_file
+from medcode_assets.pipeline import close_abandoned_runs
 from medcode_assets.resources.home import Home
+from medcode_assets.versions import warehouse_file
 from medcode_serving.errors import MedcodeError
 
 PREPARE, TRAIN, SEARCH = "prepare", "icd", "search"

@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Recipe `medqa`: questions of medic
 MedqaConfig = Annotated[
     Path | None, typer.Option("--config", help="Settings of the recipe; config/medqa.yaml if not given.")
 ]
+Name = Annotated[str, typer.Option("--name", help="Name of the questions, their partition in Dagster.")]
 
 
 class TaskName(StrEnum):
@@ -35,7 +36,7 @@ class ModeName(StrEnum):
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Option("--name", help="Name of the questions, their partition in Dagster.")] = "exams",
+    name: Name = "exams",
     config: MedqaConfig = None,
     output_dir: OutputDir = None,
     set_: Set = None,
@@ -49,7 +50,7 @@ def run(
 
 @app.command()
 def search(
-    name: Annotated[str, typer.Option("--name", help="Name of the questions, their partition in Dagster.")] = "exams",
+    name: Name = "exams",
     config: MedqaConfig = None,
     output_dir: OutputDir = None,
     set_: Set = None,

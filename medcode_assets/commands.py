@@ -55,7 +55,8 @@ def materialize_version(
     stage: str, home: Path, version: "MimicVersion", settings: Settings, *, drop_existing: bool = False
 ) -> None:
     """Register a version and materialize a stage for it, a line an asset on stderr."""
-    from medcode_assets.pipeline import add_version, materialize, open_instance
+    from medcode_assets.pipeline import materialize, open_instance
+    from medcode_assets.versions import add_version
 
     with open_instance(home) as instance:
         add_version(instance, home, version)
@@ -74,7 +75,8 @@ def find_version(mimic_dir: Path, release: str, name: str | None) -> "MimicVersi
 def add_mimic_version(home: Path, mimic_dir: Path, release: str, name: str | None) -> None:
     """Register a MIMIC folder as a partition."""
     require_assets_extra()
-    from medcode_assets.pipeline import add_version, open_instance
+    from medcode_assets.pipeline import open_instance
+    from medcode_assets.versions import add_version
 
     version = find_version(mimic_dir, release, name)
     with open_instance(home) as instance:
@@ -85,7 +87,8 @@ def add_mimic_version(home: Path, mimic_dir: Path, release: str, name: str | Non
 def list_mimic_versions(home: Path) -> None:
     """Print the registered versions and how far each is."""
     require_assets_extra()
-    from medcode_assets.pipeline import open_instance, version_statuses
+    from medcode_assets.pipeline import open_instance
+    from medcode_assets.versions import version_statuses
 
     with open_instance(home) as instance:
         statuses = version_statuses(instance, home)
@@ -107,7 +110,8 @@ def list_mimic_versions(home: Path) -> None:
 def remove_mimic_version(home: Path, name: str, *, delete_data: bool) -> None:
     """Forget a version, and delete what was made from it if asked to."""
     require_assets_extra()
-    from medcode_assets.pipeline import open_instance, remove_version
+    from medcode_assets.pipeline import open_instance
+    from medcode_assets.versions import remove_version
 
     with open_instance(home) as instance:
         remove_version(instance, home, name, delete_data=delete_data)

@@ -181,8 +181,8 @@ def _bundle_of(files: Sequence[Path], home: Path, folder: Path | None) -> Bundle
 def _sample(settings: Settings, home: Path, bundle: Bundle, base: LocalModel) -> "ValidationSample":
     """Return validation notes, or questions, of the bundle's data; invented text where none are at hand, and say so."""
     from medcode_assets.export.validation import invented_sample
-    from medcode_assets.pipeline import warehouse_file
     from medcode_assets.recipes.exporting import SPLIT_CHANGED, UNMEASURED, validation_sample
+    from medcode_assets.versions import warehouse_file
     from medcode_assets.warehouse import open_warehouse
 
     export, partition = settings.export, bundle.manifest.data.partition

@@ -1,6 +1,7 @@
 """The partitions of the graph: one a registered MIMIC version, a corpus of narratives, or a set of questions."""
 
 import warnings
+from collections.abc import Container, Iterable, Mapping
 
 import dagster as dg
 
@@ -34,3 +35,32 @@ def check_each_version(
         return dg.AssetCheckSpec(
             name, asset=asset, description=description, blocking=blocking, partitions_def=partitions
         )
+
+
+def checks_each_version(
+    asset: dg.AssetKey,
+    checks: Mapping[str, str],
+    *,
+    blocking: Container[str] = (),
+    partitions: dg.PartitionsDefinition = MIMIC_VERSIONS,
+) -> list[dg.AssetCheckSpec]:
+    """Return checks by name and description, as `check_each_version` does; `blocking` names those that block."""
+    return [
+        check_each_version(asset, name, description, blocking=name in blocking, partitions=partitions)
+        for name, description in checks.items()
+    ]
+
+
+def check_results(
+    found: Iterable[tuple[str, bool, str]], *, blocking: Container[str] = ()
+) -> list[dg.AssetCheckResult]:
+    """Return what checks found: name, whether it passed, and the reason of each; those in `blocking` are errors."""
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            passed=passed,
+            severity=dg.AssetCheckSeverity.ERROR if name in blocking else dg.AssetCheckSeverity.WARN,
+            metadata={"reason": reason},
+        )
+        for name, passed, reason in found
+    ]

@@ -61,7 +61,7 @@ def predict_once(
     Raises:
         MedcodeError: the note cannot be read, no bundle is published, or the engine cannot answer.
     """
-    from medcode_serving.predictor import load_predictor
+    from medcode_serving.loading import load_predictor
 
     refuse_missing_folder(output)
     note, pages = _read_note(settings, text, pdf, file)

@@ -174,7 +174,7 @@ def _predict_rest(
     """Predict portion by portion; a portion's results are in the file before the next one begins."""
     from tqdm import tqdm
 
-    from medcode_serving.predictor import load_predictor
+    from medcode_serving.loading import load_predictor
 
     size = PORTION * settings.generation.batch_size
     portion = list(islice(notes, size))

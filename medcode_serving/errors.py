@@ -9,5 +9,9 @@ class MedcodeError(Exception):
     """
 
 
+class OptionError(MedcodeError):
+    """A request asks for what its engine cannot do."""
+
+
 class EngineTimeoutError(MedcodeError):
     """An engine's server was too slow."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -16,6 +16,12 @@ from pydantic_settings import (
 from medcode_serving.errors import MedcodeError
 
 Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+class Section(BaseModel):
+    """One section of a settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def layered(settings_class: type[Settings], path: Path | None, flags: dict[str, Any]) -> Settings:

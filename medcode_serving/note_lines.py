@@ -36,8 +36,6 @@ def parse_note_line(line: bytes) -> NoteLine:
 
 def parse_note(sent: object) -> NoteLine:
     """Return what a JSON value says; any value may be given. One pass, however much is wrong with it."""
-    from medcode_serving.predictor import is_unicode  # brings numpy, of which the command line knows nothing yet
-
     if not isinstance(sent, dict):
         return NoteLine(None, kind="invalid_request", detail=f"a note is an object, {FORM}")
     note_id, text = sent.get("id"), sent.get("text")
@@ -55,3 +53,12 @@ def parse_note(sent: object) -> NoteLine:
     if not is_unicode(text):
         return NoteLine(note_id, kind="not_unicode", detail="the text holds half of a surrogate pair")
     return NoteLine(note_id, text)
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has no lone surrogates, which no tokenizer takes (broken JSON or file encodings do)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -21,8 +21,9 @@ from medcode_serving.bundle import bundle_versions, latest_version
 from medcode_serving.engines.loading import SharedBases
 from medcode_serving.engines.protocol import NoteOptions, Writing
 from medcode_serving.errors import MedcodeError
+from medcode_serving.loading import load_predictor
 from medcode_serving.note_queue import EngineFailedError, NoteQueue, QueueClosedError
-from medcode_serving.predictor import Predictor, load_predictor
+from medcode_serving.predictor import Predictor
 from medcode_serving.settings import InferenceSettings
 
 logger = logging.getLogger(__name__)

@@ -3,20 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from medcode_serving.home import medcode_home
-from medcode_serving.layers import layered
+from medcode_serving.layers import Section, layered
 
 ENVIRONMENT_PREFIX = "MEDCODE_SERVE_"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """What predicts."""
 
     engine: Literal["transformers", "llamacpp", "litellm", "linear", "untuned_base", "frequency_prior"] = Field(
@@ -47,7 +43,7 @@ class ModelSettings(_Section):
     )
 
 
-class GenerationSettings(_Section):
+class GenerationSettings(Section):
     """Which codes an answer has."""
 
     threshold: float | None = Field(
@@ -60,7 +56,7 @@ class GenerationSettings(_Section):
     batch_size: int = Field(default=16, ge=1, description="Notes in one forward pass.")
 
 
-class WritingSettings(_Section):
+class WritingSettings(Section):
     """How recipes that answer in words write, where a request leaves it open."""
 
     max_tokens: int | None = Field(
@@ -83,7 +79,7 @@ class WritingSettings(_Section):
     max_question_characters: int = Field(default=20_000, ge=1, description="Characters of one question.")
 
 
-class QueueSettings(_Section):
+class QueueSettings(Section):
     """Notes that wait for the model."""
 
     max_notes: int = Field(default=256, ge=1, description="Notes that wait or are being answered; more get a 503.")
@@ -92,7 +88,7 @@ class QueueSettings(_Section):
     )
 
 
-class LlamaCppSettings(_Section):
+class LlamaCppSettings(Section):
     """The bundle's GGUF file in llama.cpp, inside this process: engine llamacpp."""
 
     quantization: str | None = Field(
@@ -106,7 +102,7 @@ class LlamaCppSettings(_Section):
     )
 
 
-class RemoteSettings(_Section):
+class RemoteSettings(Section):
     """An OpenAI-compatible server: vLLM, llama.cpp, LM Studio, Ollama."""
 
     model: str | None = Field(default=None, description="The model's name on that server.")
@@ -115,7 +111,9 @@ class RemoteSettings(_Section):
         default=(), description="Hosts besides this machine that notes may be sent to, by name."
     )
     timeout_s: float = Field(default=60, gt=0, description="Seconds to wait for one answer.")
-    max_tokens: int = Field(default=512, ge=1, description="Tokens of one answer.")
+    max_tokens: int = Field(
+        default=512, ge=1, description="Tokens of one answer; of one in words, the bundle's limit holds."
+    )
     protocol: Literal["completions", "chat"] = Field(
         default="completions",
         description="completions sends the very text that training saw; chat is for servers that offer only that.",
@@ -128,7 +126,7 @@ class RemoteSettings(_Section):
     concurrency: int = Field(default=8, ge=1, description="Notes asked for at the same time.")
 
 
-class DocumentSettings(_Section):
+class DocumentSettings(Section):
     """Limits of a PDF."""
 
     max_bytes: int = Field(default=10_000_000, ge=1, description="Size of the file.")
@@ -140,7 +138,7 @@ class DocumentSettings(_Section):
     )
 
 
-class ApiSettings(_Section):
+class ApiSettings(Section):
     """The HTTP server."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -172,7 +170,7 @@ class ApiSettings(_Section):
     ui: bool = Field(default=True, description="Whether the page at /ui is served.")
 
 
-class LoggingSettings(_Section):
+class LoggingSettings(Section):
     """What is logged; note text never is."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")

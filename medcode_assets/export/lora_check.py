@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from medcode_assets.export.distributions import divergence
 from medcode_assets.export.llamacpp import LlamaCppModel
 from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_assets.export.reference import TransformersModel
-from medcode_assets.export.verify import divergence
 from medcode_serving.prompts import PromptTemplate
 
 _NEW_TOKENS = 32

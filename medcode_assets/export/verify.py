@@ -10,36 +10,30 @@ wrong pre-tokenizer), does a chat window send the prompt of training, and does l
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
+from medcode_assets.export.distributions import NEW_TOKENS, Comparison, compare
 from medcode_assets.export.header import changed_fields
 from medcode_assets.export.llamacpp import LlamaCppModel
 from medcode_assets.export.metadata import ModelMetadata
 from medcode_assets.export.quantizations import Gate, Quantization
-from medcode_assets.export.reference import LanguageModel, TransformersModel
+from medcode_assets.export.reference import TransformersModel
 from medcode_assets.export.report import F1Comparison, GgufReport
 from medcode_assets.export.tensors import changed_tensors, fine_tune_kept, read_quantization, tensor_types
 from medcode_serving.engines.llamacpp_server import LlamaCppServer
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate, normalise_note
 
-if TYPE_CHECKING:
-    import numpy as np
-
 CLINICAL_SAMPLE: tuple[str, ...] = tuple(
     yaml.safe_load(resources.files(__package__).joinpath("clinical_sample.yaml").read_text("utf-8"))
 )
 """Invented notes, some 60, that a tokenizer may split otherwise than another one."""
 
-_PROMPT_POSITIONS = 16
-_NEW_TOKENS = 32
-_MASS_TOLERANCE = 1e-3
 _KEPT = (0.8, 1.2)
 """Share of the fine-tune that each changed tensor must hold: 1, give or take four standard errors of the tensors that
 `fine_tune_kept` judges (of some 200 the farthest is some three from 1); an unmerged tensor holds 0, one into which the
@@ -69,20 +63,6 @@ class _Texts:
     total: int
     mismatches: int
     template_equal: bool | None
-
-
-@dataclass
-class _Comparison:
-    """Distributions and answers of the prompts seen so far."""
-
-    kl: list[float] = field(default_factory=list)
-    same_top: list[bool] = field(default_factory=list)
-    overturned: list[float] = field(default_factory=list)
-    """Of each position with another likeliest token: by how many nats the merged model preferred its own."""
-    differences: list[float] = field(default_factory=list)
-    greedy_equal: int = 0
-    parted: list[tuple[int, float]] = field(default_factory=list)
-    """(number of the prompt, by how many nats the merged model preferred its own token)"""
 
 
 def verify_gguf(
@@ -131,9 +111,9 @@ def verify_gguf(
     )
     reference = reference or TransformersModel(merged)
     encoded = _fitting_prompts(reference, prompts, prompt)
-    with LlamaCppModel(gguf_file, max(map(len, encoded)) + _NEW_TOKENS + 8) as model:
+    with LlamaCppModel(gguf_file, max(map(len, encoded)) + NEW_TOKENS + 8) as model:
         texts = _texts(reference, model, prompts, prompt)
-        comparison = _compare(reference, model, encoded, on_progress)
+        comparison = compare(reference, model, encoded, on_progress)
     report = _report(gguf_file, quantization, weights, texts, comparison, f1)
     problems = (
         *_weight_problems(weights, quantization),
@@ -148,7 +128,7 @@ def _fitting_prompts(
     reference: TransformersModel, prompts: Sequence[str], prompt: PromptTemplate | None
 ) -> list[list[int]]:
     """Tokenize the prompts as training does, cutting what would leave no room for an answer in the model's context."""
-    limit = reference.context_length - _NEW_TOKENS - 8
+    limit = reference.context_length - NEW_TOKENS - 8
     return [reference.prompt_tokens(text, prompt)[:limit] for text in prompts]
 
 
@@ -196,122 +176,12 @@ def _renders(server: LlamaCppServer, prompt: PromptTemplate, notes: Sequence[str
     return True
 
 
-def _compare(
-    reference: LanguageModel,
-    model: LanguageModel,
-    prompts: list[list[int]],
-    on_progress: Callable[[int, int], None] | None,
-) -> _Comparison:
-    """Compare distributions at some positions of each prompt and at all of its greedy answer."""
-    import numpy as np
-
-    result = _Comparison()
-    for number, prompt in enumerate(prompts):
-        answer = reference.greedy(prompt, _NEW_TOKENS)
-        ends = np.linspace(0, len(prompt) - 1, min(_PROMPT_POSITIONS, len(prompt))).astype(int)
-        positions = sorted({*ends.tolist(), *range(len(prompt) - 1, len(prompt) + len(answer) - 1)})
-        tokens = prompt + answer
-        expected = reference.log_probabilities(tokens, positions)
-        found = model.log_probabilities(tokens, positions)
-        result.kl.extend(divergence(expected, found))
-        same, overturned = _compare_likeliest(expected, found)
-        result.same_top.extend(same)
-        result.overturned.extend(overturned)
-        result.differences.append(_largest_difference(expected, found))
-        answer_rows = expected[positions.index(len(prompt) - 1) :]
-        preference = parting_preference(answer_rows, answer, model.greedy(prompt, _NEW_TOKENS))
-        if preference is None:
-            result.greedy_equal += 1
-        else:
-            result.parted.append((number, preference))
-        if on_progress is not None:
-            on_progress(number + 1, len(prompts))
-    return result
-
-
-def divergence(expected: "np.ndarray", found: "np.ndarray") -> list[float]:
-    """Return KL(expected || found) of each row of natural log-probabilities [rows, vocabulary], in nats.
-
-    Where `found` does not tell all tokens (NaN), this is a lower bound by KL's chain rule: the divergence within the
-    told tokens, times their mass, plus that between told and untold. The second is left out as long as the masses
-    agree within 1e-3: llama.cpp adds up its softmax in fp32, and the sums are off by 1e-5 (seen), which would look
-    like a KL of that size. A row that tells nothing gives NaN.
-    """
-    import numpy as np
-
-    divergences = []
-    for p, log_q in zip(np.exp(expected), found, strict=True):
-        told = np.isfinite(log_q)
-        if not told.any():
-            divergences.append(float("nan"))
-            continue
-        q = np.exp(log_q[told])
-        p_mass, q_mass = p[told].sum(), q.sum()
-        kl = p_mass * _kl(p[told] / p_mass, q / q_mass)
-        if abs(p_mass - q_mass) > _MASS_TOLERANCE:
-            kl += _kl(np.array([p_mass, 1 - p_mass]), np.array([q_mass, max(1 - q_mass, 1e-12)]))
-        divergences.append(float(kl))
-    return divergences
-
-
-def _kl(p: "np.ndarray", q: "np.ndarray") -> float:
-    import numpy as np
-
-    positive = p > 0
-    return float((p[positive] * np.log(p[positive] / q[positive])).sum())
-
-
-def parting_preference(rows: "np.ndarray", expected: list[int], found: list[int]) -> float | None:
-    """Return by how many nats the merged model preferred its own token where two greedy answers part.
-
-    Args:
-        rows: The merged model's log-probabilities [answer tokens, vocabulary] along its own answer.
-        expected: The merged model's answer.
-        found: The file's answer.
-
-    Returns:
-        None if the answers are equal; infinity if one stops where the other goes on.
-    """
-    for row, mine, other in zip(rows, expected, found, strict=False):
-        if mine != other:
-            return float(row[mine] - row[other])
-    return None if len(expected) == len(found) else float("inf")
-
-
-def _compare_likeliest(expected: "np.ndarray", found: "np.ndarray") -> tuple[list[bool], list[float]]:
-    """Return whether each row has the same likeliest token; and by how many nats each that has not preferred its own.
-
-    That is infinity where no probability is told.
-    """
-    mine, other = expected.argmax(1), _known_argmax(found)
-    overturned = [
-        float(row[own] - row[new]) if new >= 0 else float("inf")
-        for row, own, new in zip(expected, mine, other, strict=True)
-        if own != new
-    ]
-    return (mine == other).tolist(), overturned
-
-
-def _known_argmax(found: "np.ndarray") -> "np.ndarray":
-    """Return the likeliest token of each row, -1 where no probability is told."""
-    import numpy as np
-
-    return np.where(np.isfinite(found).any(1), np.where(np.isfinite(found), found, -np.inf).argmax(1), -1)
-
-
-def _largest_difference(expected: "np.ndarray", found: "np.ndarray") -> float:
-    import numpy as np
-
-    told = (expected > np.log(1e-3)) & np.isfinite(found)
-    return float(np.abs(expected - found)[told].max(initial=0.0))
-
-
 def _report(
     file: Path,
     quantization: Quantization,
     weights: _Weights,
     texts: _Texts,
-    comparison: _Comparison,
+    comparison: Comparison,
     f1: F1Comparison | None,
 ) -> GgufReport:
     """Return what came out, before it is judged and timed."""
@@ -370,7 +240,7 @@ def _text_problems(texts: _Texts) -> list[str]:
     return problems
 
 
-def _answer_problems(report: GgufReport, gate: Gate, comparison: _Comparison) -> list[str]:
+def _answer_problems(report: GgufReport, gate: Gate, comparison: Comparison) -> list[str]:
     problems = []
     if not math.isfinite(report.kl_mean):
         problems.append("llama.cpp computes what is no number")

@@ -151,6 +151,13 @@ def read_answers(folder: Path) -> Answers:
     return Answers(*(pq.read_table(folder / ANSWERS / f"{split}.parquet") for split in SPLITS))
 
 
+def parts_to_fill(parts: Path, *, anew: bool) -> Path:
+    """Return the folder of answers so far; with `anew`, those that a run left when it was cut off are deleted."""
+    if anew:
+        discard_parts(parts)
+    return parts
+
+
 def discard_parts(parts: Path) -> None:
     """Delete answers so far, once all are sealed; and those of other settings that were cut off."""
     shutil.rmtree(parts.parent, ignore_errors=True)

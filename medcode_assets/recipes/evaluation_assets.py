@@ -15,7 +15,7 @@ from medcode_assets.evaluation.report import read_report, report_table
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture
 from medcode_assets.mimic.transform import split_hash
-from medcode_assets.recipes.answering import alone_answering, discard_parts, evaluation_data, examples_made
+from medcode_assets.recipes.answering import alone_answering, evaluation_data, examples_made, parts_to_fill
 from medcode_assets.recipes.baselines import (
     BASELINES,
     FREQUENCY_PRIOR,
@@ -58,9 +58,7 @@ def _parts(
 ) -> Path:
     """Return the folder of a baseline's answers so far; those of a killed run are dropped if all is made anew."""
     parts = home.answering(recipe.name, context.partition_key, target.name, made_from)
-    if config.drop_existing:
-        discard_parts(parts)
-    return parts
+    return parts_to_fill(parts, anew=config.drop_existing)
 
 
 def _baseline_result(target: Path, made_from: str, unchanged: bool) -> dg.MaterializeResult:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import link_or_copy, making, required
-from medcode_assets.config import ComputeSettings, LoggingSettings, LoraSettings, TrainingSettings
+from medcode_assets.config import LoggingSettings
 from medcode_assets.locks import waiting_lock
 from medcode_assets.recipes.bundling import trained_codes
 from medcode_assets.recipes.recipe import Recipe
@@ -27,6 +27,7 @@ from medcode_assets.training.job import (
 from medcode_assets.training.models import effective_mode
 from medcode_assets.training.planning import check_memory
 from medcode_assets.training.remote.launchers import end_remote_training
+from medcode_assets.training.settings import ComputeSettings, LoraSettings, TrainingSettings
 from medcode_assets.training.token_file import write_tokens
 from medcode_assets.training.tokens import longest_completion
 from medcode_assets.training.tracking import close_abandoned_run, tracked_run

@@ -3,22 +3,14 @@
 import dagster as dg
 
 from medcode_assets.artifacts import made, required, stands
-from medcode_assets.config import (
-    GATES,
-    GateSettings,
-    LoggingSettings,
-    LoraSettings,
-    SearchSettings,
-    Settings,
-    TrainingSettings,
-)
+from medcode_assets.config import GATES, GateSettings, LoggingSettings, Settings
 from medcode_assets.evaluation.gates import check_gates
 from medcode_assets.evaluation.history import REPORT
 from medcode_assets.evaluation.plots import loss_curve
 from medcode_assets.evaluation.report import read_report
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture
-from medcode_assets.partitions import check_each_version
+from medcode_assets.partitions import checks_each_version
 from medcode_assets.recipes.answering import examples_made
 from medcode_assets.recipes.bundling import (
     against_served,
@@ -46,6 +38,7 @@ from medcode_assets.recipes.searching import search_fingerprint, use_best
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.training.settings import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.training.tracking import register_bundle
 from medcode_serving.bundle import (
     CODES,
@@ -146,10 +139,7 @@ def bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:
         # The report, so that an adapter that does not pass the gates has one.
         deps=[[recipe.name, name] for name in ("evaluation", "report", LINEAR)],
         code_version="2",
-        check_specs=[
-            check_each_version(key, name, description, blocking=True, partitions=recipe.partitions)
-            for name, description in GATES.items()
-        ],
+        check_specs=checks_each_version(key, GATES, blocking=GATES, partitions=recipe.partitions),
     )
     @launched_with("bundle", settings)
     def bundle(

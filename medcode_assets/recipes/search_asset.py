@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from medcode_assets.artifacts import required, stands
-from medcode_assets.config import LoggingSettings, LoraSettings, SearchSettings, Settings, TrainingSettings
+from medcode_assets.config import LoggingSettings, Settings
 from medcode_assets.evaluation.plots import search_trials
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import markdown_table, mlflow_metadata, picture
@@ -17,6 +17,7 @@ from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
 from medcode_assets.training.search import Search, data_folder
+from medcode_assets.training.settings import LoraSettings, SearchSettings, TrainingSettings
 
 
 def search_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcode_assets.artifacts import making, required
-from medcode_assets.config import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.recipes.fitting import adapter_fingerprint
 from medcode_assets.training.search import Search, data_folder, run_search, trial_settings, with_settings
+from medcode_assets.training.settings import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.base_models import LocalModel
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field, ValidationError
 
-from medcode_assets.config import ComputeSettings, Device
 from medcode_assets.training.job import TrainingResult
 from medcode_assets.training.launch import launched_training, torchrun_command, torchrun_environment
 from medcode_assets.training.progress import LogMetrics, metrics_line
+from medcode_assets.training.settings import ComputeSettings, Device
 from medcode_assets.training.worker import METRICS_MESSAGE
 from medcode_serving.errors import MedcodeError
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from medcode_assets.synthesis.endpoints import Endpoint
 from medcode_assets.synthesis.requests import Request
-from medcode_serving.engines.litellm import import_litellm
 from medcode_serving.engines.remote_hosts import direct_client
+from medcode_serving.engines.remote_model import import_litellm
 from medcode_serving.errors import MedcodeError
 
 REQUEST_HEADER = "X-Medcode-Request"
@@ -60,6 +60,15 @@ class Reply:
     cost: float | None = None
     """US dollars; None: no price is known."""
     retries: int = 0
+
+    def spent(self) -> dict[str, float | None]:
+        """Return what it cost, as records of a journal tell it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost": self.cost,
+            "retries": self.retries,
+        }
 
 
 class Client:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from medcode_serving.engines.litellm import import_litellm
 from medcode_serving.engines.remote_hosts import refuse_remote_host
+from medcode_serving.engines.remote_model import import_litellm
 from medcode_serving.errors import MedcodeError
 
 KEY = "MEDCODE_REMOTE_API_KEY"

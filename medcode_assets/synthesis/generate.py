@@ -8,7 +8,6 @@ run that is killed and one that is not so accept the same lines, if the model an
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Literal
@@ -17,18 +16,15 @@ from pydantic import ValidationError
 
 from medcode_assets.recipes.reasoning.corpus.duplicates import NearDuplicates
 from medcode_assets.recipes.reasoning.formats import LINE_OF, Line
-from medcode_assets.synthesis.client import Reply, StoppedError, UnansweredError
+from medcode_assets.synthesis.asking import Asking
+from medcode_assets.synthesis.client import Reply
 from medcode_assets.synthesis.journal import Journal, Record
 from medcode_assets.synthesis.replies import Standard, line_of
 from medcode_assets.synthesis.requests import Inquiry, Request
 from medcode_assets.synthesis.tally import Tally
-from medcode_serving.errors import MedcodeError
 
 ATTEMPTS = 3
 """Answers to a request, each to another draw, until it is given up."""
-POLL_SECONDS = 0.5
-FAILURES_IN_A_ROW = 8
-"""Requests one after the other that got no answer: the server is away, and asking on would only take time."""
 
 Ending = Literal["done", "interrupted", "max_cost"]
 """Why a run asks no more."""
@@ -79,11 +75,7 @@ def replayed(journal: Journal, count: int) -> State:
         MedcodeError: the journal is broken.
     """
     state = State(count)
-    for offset, record in journal.records():
-        try:
-            state.add(offset, record)
-        except (LookupError, TypeError, ValueError, AttributeError):
-            raise journal.refuse_record(offset) from None
+    journal.replay(state.add)
     return state
 
 
@@ -97,9 +89,6 @@ class Generation:
         self.state = state
         # Those that are answered and not settled join only if they turn out to be duplicates.
         self._waiting = deque(filter(state.is_open, range(state.count)))
-        self._unanswered_in_a_row = 0
-        self._last_failure = ""
-        self._refusal: MedcodeError | None = None
         self._known = NearDuplicates(standard.limits.near_duplicate)
         self._known_accepted: set[int] = set()
         for number in sorted(state.accepted):
@@ -126,33 +115,19 @@ class Generation:
         Raises:
             MedcodeError: the server refuses for good, or is away.
         """
-        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="medcode-synth")
-        running: dict[Future[Reply], Request] = {}
-        try:
-            self._settle()
-            while True:
-                ending = self._ending(stop, max_cost)
-                while ending == "done" and self._waiting and len(running) < concurrency:
-                    number = self._waiting.popleft()
-                    request = self._inquiry.request(number, self.state.attempts.get(number, 0))
-                    running[pool.submit(ask, request)] = request
-                if not running:
-                    break
-                done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                self._take_in([(running.pop(future), future) for future in done])
-                if self._unanswered_in_a_row >= max(FAILURES_IN_A_ROW, concurrency) and self._refusal is None:
-                    self._refusal = MedcodeError(
-                        f"{self._unanswered_in_a_row} requests in a row got no answer (the last: "
-                        f"{self._last_failure}); check that the server runs; the same command goes on from here"
-                    )
-                if self._refusal is not None:
-                    stop.set()  # what is under way is paid for, and still taken in
-                if done and on_progress:
-                    on_progress(self.state.tally)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        if self._refusal is not None:
-            raise self._refusal
+        ending: Ending = "done"
+
+        def draw() -> Request | None:
+            nonlocal ending
+            ending = self._ending(stop, max_cost)
+            if ending != "done" or not self._waiting:
+                return None
+            number = self._waiting.popleft()
+            return self._inquiry.request(number, self.state.attempts.get(number, 0))
+
+        self._settle()
+        asking = Asking(ask, workers=concurrency, stop=stop)
+        asking.run(draw, self._take_in, self.state.failed, self.state.tally, on_progress)
         return ending
 
     def _ending(self, stop: Event, max_cost: float | None) -> Ending:
@@ -160,37 +135,15 @@ class Generation:
             return "interrupted"
         return "max_cost" if max_cost is not None and (self.state.tally.cost or 0.0) >= max_cost else "done"
 
-    def _take_in(self, done: Sequence[tuple[Request, "Future[Reply]"]]) -> None:
+    def _take_in(self, replies: Sequence[tuple[Request, Reply]]) -> None:
         """Journal what came, and settle what can be."""
-        records: list[Record] = []
-        for request, future in done:
-            try:
-                reply = future.result()
-            except StoppedError:
-                continue
-            except MedcodeError as refusal:
-                self._refusal = refusal
-            except UnansweredError as error:
-                self.state.failed.add(request.number)
-                self.state.tally.failed += 1
-                self.state.tally.retries += error.retries
-                self._unanswered_in_a_row += 1
-                self._last_failure = str(error)
-            else:
-                self._unanswered_in_a_row = 0
-                records.append(self._answer(request, reply))
-        self._record(records)
+        self._record([self._answer(request, reply) for request, reply in replies])
         self._settle()
 
     def _answer(self, request: Request, reply: Reply) -> Record:
         """Return the record of an answer."""
         place = {"request": request.number, "attempt": request.attempt}
-        spent = {
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "cost": reply.cost,
-            "retries": reply.retries,
-        }
+        spent = reply.spent()
         outcome = [reply.kind] if reply.kind else line_of(reply.text, request, self._standard)
         if not isinstance(outcome, list):
             return {**place, "line": outcome.model_dump(mode="json", by_alias=True, exclude_none=True), **spent}

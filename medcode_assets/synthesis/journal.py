@@ -6,7 +6,7 @@ of requests would have to hold back, and lose at a kill, answers that were paid 
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +38,18 @@ class Journal:
             MedcodeError: a line that is not the last is broken.
         """
         return ((offset, record) for offset, record in self._lines() if ARGUMENTS not in record)
+
+    def replay(self, add: Callable[[int, Record], None]) -> None:
+        """Give each whole record with its offset to `add`, which may raise of one that no run has written.
+
+        Raises:
+            MedcodeError: a record or a line that is not the last is broken.
+        """
+        for offset, record in self.records():
+            try:
+                add(offset, record)
+            except (LookupError, TypeError, ValueError, AttributeError):
+                raise self.refuse_record(offset) from None
 
     def at(self, offset: int) -> Record:
         """Return the record at an offset that `records` or `append` told."""

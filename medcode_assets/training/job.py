@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medcode_assets.config import ComputeSettings, LoraSettings, PreferenceSettings, TrainingSettings
+from medcode_assets.training.settings import ComputeSettings, LoraSettings, PreferenceSettings, TrainingSettings
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from medcode_assets.config import ComputeSettings
 from medcode_assets.training.job import ERROR, TrainingResult, forget_outcome, read_result
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.errors import MedcodeError
 
 WORKER = "medcode_assets.training.worker"
@@ -88,31 +88,44 @@ class Subprocesses:
             SystemExit: after another of these signals.
         """
         # In a session of its own: Ctrl-C reaches torchrun once, through us, and not in the middle of its ending.
-        process = subprocess.Popen(
-            torchrun_command(folder, compute),
-            env={**os.environ, **torchrun_environment(compute)},
-            start_new_session=True,
-        )
-        with _passing_signals_on(process):
+        with _passing_signals_on() as pass_on_to:
+            process = subprocess.Popen(
+                torchrun_command(folder, compute),
+                env={**os.environ, **torchrun_environment(compute)},
+                start_new_session=True,
+            )
+            pass_on_to(process)
             return process.wait()
 
 
 @contextmanager
-def _passing_signals_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Pass ending signals on to a process while it is waited for, and obey them once it is gone."""
+def _passing_signals_on() -> "Iterator[Callable[[subprocess.Popen[bytes]], None]]":
+    """Pass ending signals on to the process that is named, those from before that too; obey them once it is gone."""
     if threading.current_thread() is not threading.main_thread():  # Python tells signals to the main thread alone
-        yield
+        yield lambda process: None
         return
     received: list[int] = []
+    first: list[int] = []
+    named: list[subprocess.Popen[bytes]] = []
+
+    def deliver() -> None:
+        if named:
+            with suppress(IndexError):  # none, or the one that interrupted this very line was quicker
+                named[0].send_signal(first.pop())
 
     def pass_on(number: int, _: object) -> None:
         if not received:
-            process.send_signal(number)
+            first.append(number)
         received.append(number)
+        deliver()
+
+    def name(process: "subprocess.Popen[bytes]") -> None:
+        named.append(process)
+        deliver()
 
     before = {number: signal.signal(number, pass_on) for number in ENDING_SIGNALS}
     try:
-        yield
+        yield name
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcode_assets.config import TrainingSettings
 from medcode_assets.training.allocator import give_freed_memory_back
 from medcode_assets.training.checkpoints import drop_checkpoints, made_with
 from medcode_assets.training.job import (
@@ -38,6 +37,7 @@ from medcode_assets.training.objectives.choose import add_reference, choose_obje
 from medcode_assets.training.order import step_examples, steps_an_epoch
 from medcode_assets.training.preflight import refuse_few_checkpoints, refuse_unstartable
 from medcode_assets.training.progress import LogMetrics, reporting
+from medcode_assets.training.settings import TrainingSettings
 from medcode_assets.training.steps import RowComputer, out_of_memory
 from medcode_assets.training.task_metric import task_metric
 from medcode_assets.training.token_file import TokenFile

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import replace_folder
-from medcode_assets.config import LoraSettings, TrainingSettings
 from medcode_assets.training.attention import PACKED, can_pack, register_packed_attention
 from medcode_assets.training.job import TrainingJob
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
 from medcode_assets.writing import refusing_unwritable
 from medcode_serving.adapters import (
     ADAPTER_CONFIG,

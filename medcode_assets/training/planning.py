@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from medcode_assets.config import TrainingSettings
 from medcode_assets.training.attention import can_pack
 from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob
 from medcode_assets.training.memory import GIB
@@ -19,6 +18,7 @@ from medcode_assets.training.models import effective_mode, resolve_precision
 from medcode_assets.training.order import balanced_rows, grouped_rows
 from medcode_assets.training.preflight import refuse_unstartable
 from medcode_assets.training.rehearsal import Lengths, Stage, read_model_config, rehearse
+from medcode_assets.training.settings import TrainingSettings
 from medcode_assets.training.token_file import TokenFile
 from medcode_serving.device import resolve_device
 

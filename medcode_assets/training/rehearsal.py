@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medcode_assets.config import LoraSettings, TrainingSettings
 from medcode_assets.training.attention import PACKED, RowLayout, packed_attention, register_packed_attention
 from medcode_assets.training.models import Precision, adapted, lora_config, own_attention, packs
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 

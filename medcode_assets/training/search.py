@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import link_or_copy
-from medcode_assets.config import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, write_job
 from medcode_assets.training.order import steps_an_epoch
 from medcode_assets.training.progress import LogMetrics
+from medcode_assets.training.settings import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.training.steps import out_of_memory
 from medcode_assets.training.study import (
     Found,

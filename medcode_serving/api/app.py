@@ -30,8 +30,8 @@ from medcode_serving.api.problems import describe_problems, install_handlers, pr
 from medcode_serving.api.rate_limits import RateLimits
 from medcode_serving.api.request_log import RequestLog
 from medcode_serving.api.service import Service
+from medcode_serving.loading import load_predictor
 from medcode_serving.note_queue import NoteQueue
-from medcode_serving.predictor import load_predictor
 from medcode_serving.safety import load_rules
 from medcode_serving.served_models import Loader, ServedModels
 from medcode_serving.settings import InferenceSettings

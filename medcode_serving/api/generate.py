@@ -13,7 +13,7 @@ from medcode_serving.api.predictions import is_json
 from medcode_serving.api.problems import problem_responses
 from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
-from medcode_serving.predictor import is_unicode
+from medcode_serving.note_lines import is_unicode
 
 router = APIRouter(tags=["answers in words"], dependencies=[Depends(require("predict")), Depends(check_rate)])
 

@@ -14,7 +14,7 @@ from medcode_serving.api.problems import ProblemError, problem_responses
 from medcode_serving.api.rate_limits import check_rate
 from medcode_serving.api.service import Service, current_service
 from medcode_serving.documents import DocumentError, read_pdf
-from medcode_serving.predictor import is_unicode
+from medcode_serving.note_lines import is_unicode
 
 router = APIRouter(
     prefix="/predict", tags=["predictions"], dependencies=[Depends(require("predict")), Depends(check_rate)]

@@ -24,10 +24,11 @@ from medcode_serving.api.metrics import Metrics
 from medcode_serving.api.problems import ProblemError
 from medcode_serving.api.rate_limits import RateLimits
 from medcode_serving.engines.protocol import NoteOptions, Prediction, ScoredCode
-from medcode_serving.errors import EngineTimeoutError, MedcodeError
+from medcode_serving.errors import EngineTimeoutError, MedcodeError, OptionError
 from medcode_serving.evidence.spans import Span
+from medcode_serving.note_lines import is_unicode
 from medcode_serving.note_queue import EngineFailedError, NoteQueue, QueueClosedError, QueueFullError
-from medcode_serving.predictor import Predictor, is_unicode
+from medcode_serving.predictor import Predictor
 from medcode_serving.safety import SafetyReport, check_safety, load_rules
 from medcode_serving.served_models import ServedModels
 from medcode_serving.settings import InferenceSettings
@@ -284,6 +285,8 @@ class Service:
         except EngineFailedError:
             detail = "the engine failed; the log names the error under this request's time"
             raise _EngineError("failed", 503, "engine", detail) from None
+        except OptionError as error:
+            raise ProblemError(422, "unsupported_option", str(error)) from None
         except MedcodeError as error:
             raise _EngineError("failed", 503, "engine", str(error)) from None
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -100,13 +100,22 @@ class LlamaCppSlots:
         Raises:
             MedcodeError: llama.cpp gives no answer, or the model was closed.
         """
-        futures = {self._pool.submit(self._in_a_slot, piece, answer): piece for piece in pieces}
+        futures: dict[Future[Prediction], Piece] = {}
         try:
+            for piece in pieces:
+                futures[self._submitted(piece, answer)] = piece
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             for future in futures:
                 future.cancel()
+
+    def _submitted(self, piece: Piece, answer: Answer) -> "Future[Prediction]":
+        try:
+            return self._pool.submit(self._in_a_slot, piece, answer)
+        except RuntimeError:  # closed by another thread since it was looked at
+            self.refuse_closed()
+            raise
 
     def _in_a_slot(self, piece: Piece, answer: Answer) -> Prediction:
         self.refuse_closed()

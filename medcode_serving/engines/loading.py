@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BASELINES = ("linear", "untuned_base", "frequency_prior")
 """Engines with a threshold and a calibration of their own in the bundle."""
-WORD_ENGINES = ("transformers", "llamacpp", "untuned_base")
+WORD_ENGINES = ("transformers", "llamacpp", "litellm", "untuned_base")
 """Engines that can answer in words."""
 
 
@@ -160,6 +160,12 @@ def _load_words(bundle: Bundle, settings: "InferenceSettings", cache: Path, shar
             manifest.decoding,
             **settings.llamacpp.model_dump(exclude={"quantization"}),
         )
+    if settings.model.engine == "litellm":
+        from medcode_serving.engines.litellm_words import NO_LENGTH_PENALTY, LiteLLMWordsEngine
+
+        if settings.writing.length_penalty:
+            raise MedcodeError(f"writing.length_penalty: {NO_LENGTH_PENALTY}")
+        return LiteLLMWordsEngine(manifest.prompt, manifest.decoding, settings.remote)
     from medcode_serving.engines.words import WordsEngine
 
     base, adapter, shared = _weights(bundle, settings, cache, shared_bases)

@@ -48,7 +48,7 @@ class Draft:
         self.tokens.append(token)
         self._take(log_probability)
         if self.writing.max_sentences is not None:
-            self._end = _end_of_sentences(self._decode(self.tokens), self.writing.max_sentences)
+            self._end = end_of_sentences(self._decode(self.tokens), self.writing.max_sentences)
         return self._end is None and len(self.tokens) < self.limit
 
     def finish(self, log_probability: float | None) -> None:
@@ -165,7 +165,7 @@ def _generator(writing: Writing) -> "torch.Generator | None":
     return draws
 
 
-def _end_of_sentences(text: str, most: int) -> int | None:
+def end_of_sentences(text: str, most: int) -> int | None:
     """Return where the last allowed sentence ends, once something follows it; None before that."""
     found = sentences(text)
     return found[most - 1][1] if len(found) > most else None

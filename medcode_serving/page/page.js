@@ -10,11 +10,16 @@ import { showCard } from "./model_card.js";
 import { NoteView } from "./note_view.js";
 import { clearProblem, explain, showProblem } from "./problems.js";
 import * as question from "./question.js";
+import { showRunning } from "./running.js";
 import { followHealth } from "./status.js";
 import { Tabs } from "./tabs.js";
 
 const LARGEST_TEXT_FILE = 20_000_000; // bytes; the server refuses far smaller ones, but more would freeze the tab
 const INVITATION = "Codes appear here, the most probable first. Choose one to see its evidence in the note.";
+const RUNNING = {
+  doing: "Predicting", progress: "progress", start: "predict", cancel: "cancel",
+  hint: "hint", input: "note", pane: "codes-pane", body: "codes",
+};
 
 const note = byId("note");
 const view = new NoteView(byId("reading"));
@@ -108,7 +113,8 @@ async function predict() {
   if (!file && !typed.trim()) return tell("There is no note yet: paste one, or open a file.");
   if (!byId("top-k").reportValidity()) return;
   running = new AbortController();
-  const stopClock = showRunning();
+  clearProblem(byId("problem"));
+  const stopClock = showRunning(RUNNING);
   try {
     const { signal } = running;
     const answer = file ? await predictPdf(file, options(), signal) : await predictText(typed, options(), signal);
@@ -126,31 +132,6 @@ async function predict() {
 function sourceOf(file, answer) {
   if (!file) return "";
   return answer.pages == null ? file.name : `${file.name}, ${plural(answer.pages, "page")}`;
-}
-
-/** Show that a prediction runs, and for how long; the returned function ends that. */
-function showRunning() {
-  const start = performance.now();
-  const show = () => {
-    byId("progress").textContent = `Predicting… ${((performance.now() - start) / 1000).toFixed(1)} s`;
-  };
-  const setRunning = (runs) => {
-    byId("predict").disabled = runs;
-    byId("cancel").hidden = !runs;
-    byId("hint").hidden = runs;
-    note.readOnly = runs;
-    byId("codes-pane").ariaBusy = String(runs);
-    byId("codes").inert = runs;
-  };
-  clearProblem(byId("problem"));
-  setRunning(true);
-  show();
-  const clock = setInterval(show, 100);
-  return () => {
-    clearInterval(clock);
-    setRunning(false);
-    byId("progress").textContent = "";
-  };
 }
 
 // --- The answer

@@ -5,10 +5,15 @@ import { byId, duration, make, percent, plural } from "./dom.js";
 import { copyText, downloadJson } from "./export.js";
 import { askForKey, keyAccepted } from "./key_form.js";
 import { clearProblem, explain, showProblem } from "./problems.js";
+import { showRunning } from "./running.js";
 import { SafetyView, summary } from "./safety_view.js";
 
 const EXAMPLE = "I am 68 and take warfarin for atrial fibrillation. My knee hurts since Monday. May I take ibuprofen 800 mg, and how often?";
 const INVITATION = "The answer appears here, with what the safety check found in it and in the question.";
+const RUNNING = {
+  doing: "Writing", progress: "question-progress", start: "ask", cancel: "question-cancel",
+  hint: "question-hint", input: "question", pane: "answer-pane", body: "answer-body",
+};
 const NUMBERS = { max_length: "max-length", max_sentences: "max-sentences", length_penalty: "length-penalty", seed: "seed" };
 
 const question = byId("question");
@@ -62,7 +67,8 @@ export async function ask() {
     return wrong.reportValidity();
   }
   running = new AbortController();
-  const stopClock = showRunning();
+  clearProblem(problem);
+  const stopClock = showRunning(RUNNING);
   try {
     const answer = await askQuestion(asked, options(), running.signal);
     keyAccepted();
@@ -82,31 +88,6 @@ function onError(error) {
   if (!(error instanceof Problem)) throw error;
   if (error.wantsKey) askForKey(ask);
   else showProblem(problem, explain(error), error.requestId);
-}
-
-/** Show that an answer is being written, and for how long; the returned function ends that. */
-function showRunning() {
-  const start = performance.now();
-  const show = () => {
-    byId("question-progress").textContent = `Writing… ${((performance.now() - start) / 1000).toFixed(1)} s`;
-  };
-  const setRunning = (runs) => {
-    byId("ask").disabled = runs;
-    byId("question-cancel").hidden = !runs;
-    byId("question-hint").hidden = runs;
-    question.readOnly = runs;
-    byId("answer-pane").ariaBusy = String(runs);
-    byId("answer-body").inert = runs;
-  };
-  clearProblem(problem);
-  setRunning(true);
-  show();
-  const clock = setInterval(show, 100);
-  return () => {
-    clearInterval(clock);
-    setRunning(false);
-    byId("question-progress").textContent = "";
-  };
 }
 
 // --- The answer

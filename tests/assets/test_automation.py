@@ -16,8 +16,8 @@ from medcode_assets.definitions import build_definitions
 from medcode_assets.mimic.sources import MimicVersion, find_files, stat_signature
 from medcode_assets.mimic.versions import all_registered, register
 from medcode_assets.mimic.watching import look
-from medcode_assets.pipeline import warehouse_file
 from medcode_assets.resources.home import Home
+from medcode_assets.versions import warehouse_file
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """The resource `compute`, and what Kubernetes and torchrun are told."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import dagster as dg
 import pytest
 import yaml
 
-from medcode_assets.config import ComputeSettings, Settings
+from medcode_assets.config import Settings
 from medcode_assets.definitions import build_definitions
 from medcode_assets.resources.compute import GPU, KUBERNETES, Compute, gpu_tags
 from medcode_assets.training.launch import launched_training, torchrun_command
+from medcode_assets.training.settings import ComputeSettings
 from medcode_assets.training.worker import main
 from medcode_serving.errors import MedcodeError
 
@@ -85,33 +86,65 @@ def test_a_restart_does_not_repeat_a_mistake(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "error.txt").read_text() == "lower it"
 
 
-def test_ending_signals_reach_the_processes() -> None:
-    """A launcher that is asked to end ends its processes first."""
-    script = (
-        "import sys, medcode_assets.training.launch as launch; from pathlib import Path\n"
-        "from medcode_assets.config import ComputeSettings\n"
-        "child = 'import time, signal; signal.signal(15, lambda *_: (print(\"ended\", flush=True), exit(1))); '\n"
-        "child += 'print(\"ready\", flush=True); time.sleep(60)'\n"
-        "launch.torchrun_command = lambda *_: [sys.executable, '-c', child]\n"
-        "launch.Subprocesses().run(Path('.'), ComputeSettings())\n"
+CHILD = """
+import signal, time
+from pathlib import Path
+
+def end(*_):
+    print("ended", flush=True)
+    raise SystemExit(1)
+
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+Path("ready").touch()
+time.sleep(600)
+"""
+LAUNCHING = """
+import os, subprocess, sys, time
+from pathlib import Path
+from medcode_assets.training import launch
+from medcode_assets.training.settings import ComputeSettings
+
+class AskedAtOnce(subprocess.Popen):
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        while not Path("ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), 15)
+
+child, moment = sys.argv[1:]
+launch.torchrun_command = lambda *_: [sys.executable, "-c", child]
+if moment == "at once":
+    subprocess.Popen = AskedAtOnce
+launch.Subprocesses().run(Path("."), ComputeSettings())
+"""
+
+
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_ending_signals_reach_the_processes(tmp_path: Path, moment: str) -> None:
+    """A launcher that is asked to end ends its processes first, even those that it has only just started."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHING, CHILD, moment],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
+    if moment == "later":
+        process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "ended\n"
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM
 
 
 def test_a_worker_whose_launcher_is_gone_ends() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    nobody = 2**22 + 1  # above every process number that Linux gives
     script = (
         "import time; from medcode_assets.training import worker; import threading\n"
-        "threading.Thread(target=worker._end_with_those_who_wait, daemon=True).start(); time.sleep(60)"
+        "threading.Thread(target=worker._end_with_those_who_wait, daemon=True).start(); time.sleep(600)"
     )
-    started = time.monotonic()
-    worker = subprocess.run([sys.executable, "-c", script], env={"MEDCODE_LAUNCHER_PID": str(gone.pid)}, timeout=60)
-    assert worker.returncode == 1 and time.monotonic() - started < 50
+    worker = subprocess.run([sys.executable, "-c", script], env={"MEDCODE_LAUNCHER_PID": str(nobody)}, timeout=300)
+    assert worker.returncode == 1
 
 
 @pytest.mark.parametrize("processes", [1, 4])

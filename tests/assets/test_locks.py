@@ -19,9 +19,9 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def _hold(file: Path, exclusive: bool, held: "Event", release: "Event") -> None:
-    with waiting_lock(file, what="w", exclusive=exclusive, purpose="raw/notes of run 1234", wait_seconds=30):
+    with waiting_lock(file, what="w", exclusive=exclusive, purpose="raw/notes of run 1234", wait_seconds=300):
         held.set()
-        release.wait(60)
+        release.wait(300)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -30,7 +30,7 @@ def test_a_writer_that_waits_too_long_is_told_who_holds_it(tmp_path: Path, exclu
     held, release = SPAWN.Event(), SPAWN.Event()
     other = SPAWN.Process(target=_hold, args=(file, exclusive, held, release))
     other.start()
-    assert held.wait(60)
+    assert held.wait(300)
     told: list[str] = []
     with (
         pytest.raises(
@@ -44,8 +44,8 @@ def test_a_writer_that_waits_too_long_is_told_who_holds_it(tmp_path: Path, exclu
     assert len(told) == 1
     assert "raw/notes of run 1234" in told[0]
     release.set()
-    other.join(60)
-    with waiting_lock(file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=5):
+    other.join(300)
+    with waiting_lock(file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=60):
         assert f"me (process {os.getpid()}" in holders(file)
     assert holders(file) == "another process"
 
@@ -64,10 +64,10 @@ def test_a_killed_holder_neither_blocks_nor_is_named(tmp_path: Path) -> None:
     held, release = SPAWN.Event(), SPAWN.Event()
     other = SPAWN.Process(target=_hold, args=(file, True, held, release))
     other.start()
-    assert held.wait(60)
+    assert held.wait(300)
     other.kill()
-    other.join(60)
-    with waiting_lock(file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=5):
+    other.join(300)
+    with waiting_lock(file, what="mimic-iv-3.1.duckdb", exclusive=True, purpose="me", wait_seconds=60):
         assert "raw/notes" not in holders(file)
 
 

@@ -88,6 +88,6 @@ def test_a_second_process_waits_its_turn(tmp_path: Path) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(300)
     with open_warehouse(file, read_only=True) as con:
         assert con.execute("SELECT seen FROM log ORDER BY seen").fetchall() == [(0,), (1,)]

@@ -7,7 +7,6 @@ test should meet.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,14 +19,14 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
-from tests.e2e.conftest import medcode
+from tests.e2e.conftest import free_port, medcode
 
 PREPARED = "synthetic-1"
 """The version whose assets are made up to the examples."""
 REGISTERED = "synthetic-2"
 """The version that is only registered: nothing of it is made yet."""
 
-SECONDS_TO_START = 180
+SECONDS_TO_START = 300
 SECONDS_TO_SHOW = 60
 """For a page to show what it has; a busy machine with two cores is slow, not broken."""
 
@@ -53,7 +52,7 @@ def chromium() -> Iterator[Browser]:
     if executable is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=SECONDS_TO_START * 1000)
         yield browser
         browser.close()
 
@@ -70,7 +69,7 @@ def home(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ui(home: Path) -> Iterator[str]:
     """The address of a running `medcode ui`."""
-    port = _free_port()
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     log = home / "ui.log"
     process = _start_ui(home, port, log)
@@ -99,6 +98,12 @@ def page(chromium: Browser, ui: str, screenshots: Path, request: pytest.FixtureR
     yield page
     page.screenshot(path=screenshots / f"{request.node.name}.png")
     context.close()
+
+
+def keep_for_good(page: Page) -> None:
+    """Let what the page shows for a moment ("Copied") stay there: a busy machine looks too late."""
+    shortened = "(call, ms) => ms === 1500 ? 0 : real(call, ms)"
+    page.evaluate(f"() => {{ const real = window.setTimeout; window.setTimeout = {shortened}; }}")
 
 
 def _synthetic_version(home: Path, name: str, *, seed: int) -> list[str | Path]:
@@ -139,13 +144,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Stop it as a user does, and then whatever of its session is left."""
     process.terminate()
     try:
-        process.wait(timeout=60)
+        process.wait(timeout=180)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

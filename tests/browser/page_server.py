@@ -67,7 +67,7 @@ class StubApi:
 
     def answer(self, note: str, options: PredictionOptions, **more: Any) -> JSONResponse:
         self.asked.append(options)
-        self.release.wait(timeout=30)
+        self.release.wait(timeout=300)
         if self.problem:
             status, document, headers = self.problem
             return JSONResponse(document, status, headers, media_type="application/problem+json")

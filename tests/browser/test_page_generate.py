@@ -10,11 +10,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from medcode_serving.api import create_app
 from medcode_serving.api.keys import add_key
-from medcode_serving.predictor import Predictor, load_predictor
+from medcode_serving.loading import load_predictor
+from medcode_serving.predictor import Predictor
 from medcode_serving.settings import load_inference_settings
 from tests.serving.conftest import adapter, base_model, make_bundle, vocabulary  # noqa: F401 - fixtures
 from tests.serving.test_api_generate import RECIPE, Saying, words_home  # noqa: F401 - a fixture
 
+from .conftest import SECONDS_TO_SHOW, keep_for_good
 from .page_server import running
 
 QUESTION = "\U0001f600 I have crushing chest pain that goes into my left arm, and I take warfarin."
@@ -58,8 +60,8 @@ def saying(engine: Said) -> Callable[..., Predictor]:
 
 def opened(chromium: Browser, address: str, **options) -> Page:
     page = chromium.new_page(base_url=address, viewport={"width": 1280, "height": 800}, **options)
-    page.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
+    page.set_default_timeout(SECONDS_TO_SHOW * 1000)
+    expect.set_options(timeout=SECONDS_TO_SHOW * 1000)
     page.goto("/ui")
     return page
 
@@ -118,6 +120,7 @@ def test_an_emergency_stands_in_red_above_the_answer(page: Page, screenshots: Pa
     page.evaluate("scrollTo(0, 0)")
     page.keyboard.press("Control+Enter")
     expect(urgent).to_be_in_viewport()
+    keep_for_good(page)
     page.locator(".found-in button", has_text="in the question").first.click()
     expect(page.locator("mark.visited").first).to_be_visible()
 
@@ -188,7 +191,9 @@ def test_the_answer_can_be_taken_along_and_cleared(page: Page) -> None:
     page.get_by_role("button", name="Example").click()
     expect(page.get_by_label("Your question")).to_have_value(re.compile("warfarin"))
     page.get_by_label("Your question").press("Control+Enter")
+    keep_for_good(page)
     page.get_by_role("button", name="Copy answer").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()  # it is not written when the click is over
     assert page.evaluate("navigator.clipboard.readText()") == ANSWER
     with page.expect_download() as download:
         page.get_by_role("button", name="Download JSON").click()
@@ -215,7 +220,8 @@ def test_only_what_is_served_is_shown_and_a_key_is_asked_for(
         expect(page.get_by_label("Text of the note")).to_be_hidden()
         ask(page, QUESTION)
         page.get_by_label("API key").fill(secret)
-        with page.expect_response("**/generate") as answered:
+        # The refusal may be told here as late as that.
+        with page.expect_response(lambda told: told.url.endswith("/generate") and told.status != 401) as answered:
             page.get_by_role("button", name="Use key").click()
         answer = answered.value.json()
         expect(page.locator("#answer-facts")).to_contain_text(f"{answer['tokens']} token")

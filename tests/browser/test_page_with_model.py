@@ -10,17 +10,19 @@ from medcode_serving.settings import load_inference_settings
 from tests.serving.conftest import adapter, base_model, home, make_bundle, vocabulary  # noqa: F401 - fixtures
 from tests.serving.test_documents import make_pdf, show
 
+from .conftest import SECONDS_TO_SHOW
 from .page_server import running
 
 NOTE = "\U0001f600 Long-standing hypertension.\nType 2 diabetes mellitus, pneumonia."
 
 
 def test_a_note_and_a_pdf_get_codes_and_evidence(chromium: Browser, home: Path, tmp_path: Path) -> None:  # noqa: F811
-    settings = load_inference_settings(None, **{"model.home": str(home), "device": "cpu", "model.watch_s": 0})
+    flags = {"model.home": str(home), "device": "cpu", "model.watch_s": 0, "documents.timeout_s": 60}
+    settings = load_inference_settings(None, **flags)
     with running(create_app(settings)) as address:
         page = chromium.new_page(base_url=address)
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
+        page.set_default_timeout(SECONDS_TO_SHOW * 1000)
+        expect.set_options(timeout=SECONDS_TO_SHOW * 1000)
         page.goto("/ui")
         expect(page.locator("#status")).to_have_text("icd v1")
         page.get_by_label("Text of the note").fill(NOTE)

@@ -1,10 +1,13 @@
 """One small main job, run as a user would, shared by the tests that look at what came of it."""
 
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,19 @@ def start(
     )
 
 
-def medcode(*arguments: str | Path, home: Path, timeout: int = 600) -> "subprocess.CompletedProcess[str]":
+def free_port() -> int:
+    """Return a port that nobody has, for a process that listens later.
+
+    None of those that Linux gives to whoever asks for any or connects (from 32768 on): it would soon be another's.
+    """
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def medcode(*arguments: str | Path, home: Path, timeout: int = 1200) -> "subprocess.CompletedProcess[str]":
     """Run `medcode` to its end."""
     with start(*arguments, home=home, stdout=subprocess.PIPE) as process:
         try:

@@ -31,7 +31,7 @@ def killed_and_run_again(folder: Path) -> KilledAndRunAgain:
     arguments += ["--set=training.checkpoint_minutes=1e-6", "--set=evaluation.untuned_base=false"]
     killed = start(*arguments, home=home, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 1200
         while not list(home.glob("artifacts/icd/mimic/training/*/checkpoints/step-*")):
             assert killed.poll() is None
             assert time.monotonic() < deadline

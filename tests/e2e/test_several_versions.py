@@ -51,7 +51,7 @@ def tokenized_at_once(home: Path) -> AtOnce:
         start("tokenize", "--mimic-dir", folders[name], "--dataset-version", "mimic-iv", *TOKENIZE, home=home)
         for name in ("one", "two", "one")
     ]
-    errors = [run.communicate(timeout=600)[1] for run in runs]
+    errors = [run.communicate(timeout=1200)[1] for run in runs]
     return AtOnce(home, [(run.returncode, text) for run, text in zip(runs, errors, strict=True)])
 
 

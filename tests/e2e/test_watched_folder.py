@@ -3,20 +3,20 @@
 import os
 import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 from medcode_serving.bundle import latest_bundle
 
 from .background import in_background
-from .conftest import medcode, start
+from .conftest import free_port, medcode, start
 
-SECONDS = 600
+SECONDS = 1500
 SETTINGS = {
     "MODEL__BASE": "embedded",
     "DATA__MAX_PROMPT_TOKENS": "256",
@@ -41,12 +41,9 @@ def daemon(home: Path, watched: Path, log: Path) -> Iterator["subprocess.Popen[s
     """`medcode ui`, which runs the webserver and the daemon, with a setting that names the folder."""
     settings = {**SETTINGS, "AUTOMATION__WATCH_FOLDER": str(watched)}
     environment = {f"MEDCODE_TRAIN_{name}": value for name, value in settings.items()}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     with log.open("wb") as stream:
         process = start(
-            *("ui", "--port", port, "--output-dir", home),
+            *("ui", "--port", str(free_port()), "--output-dir", home),
             home=None,
             more=environment,
             stdout=stream,
@@ -58,10 +55,19 @@ def daemon(home: Path, watched: Path, log: Path) -> Iterator["subprocess.Popen[s
         finally:
             process.terminate()
             try:
-                process.wait(60)
+                process.wait(180)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
+
+
+def run_statuses(home: Path) -> list[str]:
+    """How the runs are: what the last asset leaves is there before Dagster knows that it is made."""
+    runs = home / "dagster" / "history" / "runs.db"
+    if not list(home.glob("bundles/icd/mimic-iv-new-*/gguf/manifest.json")):
+        return []
+    with closing(sqlite3.connect(runs)) as con:
+        return [status for (status,) in con.execute("SELECT status FROM runs")]
 
 
 @in_background
@@ -79,7 +85,7 @@ def dropped_release(folder: Path) -> Path:
         assert registered.returncode == 0, registered.stderr
         shutil.copytree(second / "note", target / "note")
         give_up = time.monotonic() + SECONDS
-        while not list(home.glob("bundles/icd/mimic-iv-new-*/gguf/manifest.json")):
+        while "SUCCESS" not in run_statuses(home):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < give_up, log.read_text()[-3000:]
             time.sleep(1)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from medcode_serving.api import create_app
-from medcode_serving.predictor import load_predictor
+from medcode_serving.loading import load_predictor
 from medcode_serving.settings import InferenceSettings, load_inference_settings
 from tests.serving.conftest import NOTES
 from tests.serving.test_documents import HELLO, make_pdf
@@ -40,7 +40,8 @@ def start(app) -> tuple[httpx.Client, "object"]:
 
 def settings_for(home: Path, **flags) -> InferenceSettings:
     return load_inference_settings(
-        None, **{"model.home": str(home), "device": "cpu", "api.max_body_bytes": 100_000} | flags
+        None,
+        **{"model.home": str(home), "device": "cpu", "api.max_body_bytes": 100_000, "documents.timeout_s": 60} | flags,
     )
 
 
@@ -236,10 +237,16 @@ def test_without_a_bundle_it_starts_and_says_why(tmp_path: Path) -> None:
     stop()
 
 
-def test_notes_reach_no_log_when_all_is_well(client: httpx.Client, caplog: pytest.LogCaptureFixture, capfd) -> None:
+def test_notes_reach_no_log_when_all_is_well(
+    settings: InferenceSettings, caplog: pytest.LogCaptureFixture, capfd
+) -> None:
     caplog.set_level(logging.DEBUG)
-    client.post("/predict", json={"text": f"{MARKER} and diabetes"})
-    client.post("/predict/pdf", files={"file": (f"{MARKER}.pdf", make_pdf(f"BT /F 9 Tf ({MARKER}) Tj ET".encode()))})
+    client, stop = start(create_app(settings))
+    with client:
+        client.post("/predict", json={"text": f"{MARKER} and diabetes"})
+        pdf = make_pdf(f"BT /F 9 Tf ({MARKER}) Tj ET".encode())
+        client.post("/predict/pdf", files={"file": (f"{MARKER}.pdf", pdf)})
+    stop()  # the log line of a request is written behind its answer
     server_side = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     logged = "\n".join(logging.Formatter().format(record) for record in server_side)
     assert "POST /predict 200" in logged

@@ -64,7 +64,7 @@ def test_a_client_that_leaves_is_counted() -> None:
     with running(app) as client:
         with pytest.raises(httpx.ReadTimeout):
             client.get("/slow", timeout=0.2)
-        for _ in range(500):
+        for _ in range(3000):
             if registry.get_sample_value("medcode_rejected_total", {"reason": "disconnected"}):
                 break
             time.sleep(0.02)

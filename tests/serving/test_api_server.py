@@ -77,7 +77,10 @@ def test_of_two_servers_that_load_at_once_one_serves() -> None:
 )
 def test_where_it_serves_is_told(host: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with serving(server.bind(host, 0)) as address, httpx.Client(base_url=address, trust_env=False) as client:
+    with (
+        serving(server.bind(host, 0)) as address,
+        httpx.Client(base_url=address, timeout=60, trust_env=False) as client,
+    ):
         found = client.get("/")
         assert (found.status_code, found.headers["Location"]) == (307, "ui")
         assert client.get("/", follow_redirects=True).url.path == "/ui"
@@ -90,7 +93,7 @@ def test_headers_without_end_are_refused(piece: bytes) -> None:
         url = httpx.URL(address)
         tracemalloc.start()
         try:
-            with socket.create_connection((url.host, url.port), timeout=30) as client:
+            with socket.create_connection((url.host, url.port), timeout=60) as client:
                 sent, answer = 0, b""
                 with contextlib.suppress(ConnectionError):
                     client.sendall(b"GET /ui HTTP/1.1\r\nHost: a\r\nx: ")
@@ -104,4 +107,4 @@ def test_headers_without_end_are_refused(piece: bytes) -> None:
             tracemalloc.stop()
         assert sent < ENDLESS or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431")), "it went on reading"
         assert peak < ENDLESS / 2
-        assert httpx.get(f"{address}/ui", trust_env=False).status_code == 200
+        assert httpx.get(f"{address}/ui", timeout=60, trust_env=False).status_code == 200

@@ -93,7 +93,7 @@ def test_who_changed_the_model_is_told_and_a_body_is_optional(
     with client, caplog.at_level(logging.INFO, logger="medcode_serving.api"):
         client.headers = headers
         answers = [client.post(f"/admin/{action}", json=body) for action, body in wanted]
-    stop()
+        stop()  # the log line of a request is written behind its answer
     assert [answer.status_code for answer in answers] == [200, 404, 404, 404, 200]
     lines = [json.loads(line) for line in files["logging.audit_file"].read_text().splitlines()]
     assert [(line["action"], line["recipe"], line["version"], line["outcome"]) for line in lines] == [

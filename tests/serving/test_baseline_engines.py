@@ -8,7 +8,7 @@ from medcode_serving.bundle import Decision, Gate, open_bundle, publish, read_ga
 from medcode_serving.calibration import Calibration
 from medcode_serving.engines.protocol import Prediction, ScoredCode, calibrate
 from medcode_serving.errors import MedcodeError
-from medcode_serving.predictor import load_predictor
+from medcode_serving.loading import load_predictor
 from medcode_serving.settings import load_inference_settings
 from tests.tiny import write_codes
 

@@ -103,7 +103,7 @@ def test_latest_names_the_published_one(make_bundle, tmp_path: Path) -> None:
 
 
 def test_a_base_model_that_changed_is_refused(make_bundle, base_model, tmp_path: Path, monkeypatch) -> None:
-    from medcode_serving.predictor import load_predictor
+    from medcode_serving.loading import load_predictor
 
     bundle = make_bundle(tmp_path)
     manifest = json.loads((bundle.path / "bundle.json").read_text())

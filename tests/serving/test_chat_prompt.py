@@ -156,7 +156,8 @@ def test_a_base_with_added_tokens_answers_as_before_and_is_made_once(base_model:
     ids = torch.tensor([tokenizer("fever and cough")["input_ids"]])
     size = plain.config.vocab_size
     with torch.inference_mode():
-        assert torch.equal(plain(ids).logits, more(ids).logits[..., :size])
+        # Not equal to the last bit everywhere: the product has more columns.
+        torch.testing.assert_close(more(ids).logits[..., :size], plain(ids).logits, atol=1e-5, rtol=1e-5)
     assert more.config.vocab_size == size + len(SPECIAL_TOKENS)
     rows = more.get_input_embeddings().weight
     place = load_tokenizer(extended.path).convert_tokens_to_ids("CPT:")

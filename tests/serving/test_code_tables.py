@@ -152,7 +152,7 @@ def test_a_users_lists_are_looked_up(tmp_path: Path):
 
 
 def test_the_tables_are_read_once_and_again_when_a_list_changed(tmp_path: Path):
-    assert code_tables() is TABLES
+    assert code_tables() is code_tables()  # not TABLES: other tests' lists may have taken its place
     cpt = tmp_path / "cpt.csv"
     cpt.write_text("code,description\n99213,Old\n")
     tables = code_tables(cpt)

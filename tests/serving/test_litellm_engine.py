@@ -41,6 +41,8 @@ class Stub:
         self.refusal = "bad: {prompt}"
         self.released = threading.Event()
         self.released.set()
+        self.once = False
+        """Whether one answer closes the door behind it."""
 
     async def complete(self, request: Request) -> JSONResponse:
         body = await request.json()
@@ -57,6 +59,8 @@ class Stub:
     async def _answer(self, body: dict, prompt: str, kind: str) -> JSONResponse:
         self.requests.append(body)
         await asyncio.to_thread(self.released.wait)
+        if self.once:
+            self.released.clear()
         if self.status != 200:
             return JSONResponse({"error": {"message": self.refusal.format(prompt=prompt)}}, self.status, self.headers)
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None} | self.choice
@@ -149,7 +153,7 @@ def test_a_proxy_never_sees_a_note(
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        (prediction,) = make_engine(vocabulary, api_base, timeout_s=5, protocol=protocol).predict(["Hypertension."])
+        (prediction,) = make_engine(vocabulary, api_base, timeout_s=60, protocol=protocol).predict(["Hypertension."])
     assert [code.code for code in prediction.codes] == ["I10"]
 
 
@@ -160,7 +164,7 @@ def test_a_redirect_is_not_followed(served, vocabulary: Vocabulary, protocol: st
         elsewhere.settimeout(0)
         stub.status, stub.headers = 307, {"location": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/v1"}
         with pytest.raises(MedcodeError):
-            make_engine(vocabulary, api_base, timeout_s=5, protocol=protocol).predict(["Hypertension."])
+            make_engine(vocabulary, api_base, timeout_s=60, protocol=protocol).predict(["Hypertension."])
         with pytest.raises(BlockingIOError):  # nobody called
             elsewhere.accept()
 
@@ -176,14 +180,15 @@ def test_a_code_that_was_cut_off_is_dropped(served, vocabulary: Vocabulary) -> N
 def test_failures_quote_nothing(served, vocabulary: Vocabulary, caplog: pytest.LogCaptureFixture, capfd) -> None:
     stub, api_base = served
     caplog.set_level(logging.DEBUG)
-    with socket.create_server(("127.0.0.1", 0)) as unused:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and nobody listens: connections are refused, and nobody else gets the port
         nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    for status, address in ((500, api_base), (400, api_base), (307, api_base), (200, nowhere)):
-        stub.status = status
-        with pytest.raises(MedcodeError, match="127.0.0.1") as caught:
-            make_engine(vocabulary, address).predict(["Zylophrastia."])
-        assert "Zylophrastia" not in str(caught.value)
-        assert caught.value.__context__ is None
+        for status, address in ((500, api_base), (400, api_base), (307, api_base), (200, nowhere)):
+            stub.status = status
+            with pytest.raises(MedcodeError, match="127.0.0.1") as caught:
+                make_engine(vocabulary, address).predict(["Zylophrastia."])
+            assert "Zylophrastia" not in str(caught.value)
+            assert caught.value.__context__ is None
     assert "Zylophrastia" not in caplog.text
     assert "Zylophrastia" not in "".join(capfd.readouterr())
 
@@ -244,12 +249,14 @@ def wait_until(condition) -> None:
 
 def test_the_first_failure_gives_the_others_up(served, vocabulary: Vocabulary) -> None:
     stub, api_base = served
-    stub.status = 500
-    engine = make_engine(vocabulary, api_base, concurrency=1)
+    stub.status, stub.once = 500, True
+    engine = make_engine(vocabulary, api_base, concurrency=1, constraint="none")
     with pytest.raises(MedcodeError):
         engine.predict(["Hypertension."] * 50)
+    stub.once = False
+    stub.released.set()
     close_engines()
-    assert len(stub.requests) < 50
+    assert len(stub.requests) <= 2  # the second was perhaps under way already
 
 
 def test_a_note_that_ended_is_not_sent(served, vocabulary: Vocabulary) -> None:

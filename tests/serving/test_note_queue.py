@@ -22,7 +22,7 @@ class Recorder:
 
     def predict(self, notes: Sequence[str], *, options=None, on_progress=None) -> list[Prediction]:
         self.batches.append(list(notes))
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.ended += [note for note, option in zip(notes, options, strict=True) if option.ended()]
         if "poison" in notes:
             raise RuntimeError("cannot read poison")
@@ -42,7 +42,7 @@ def run(work: Callable[[NoteQueue, Recorder], Awaitable[None]], **settings) -> t
     async def main() -> NoteQueue:
         queue = NoteQueue(**{"max_notes": 100, "batch_size": 16} | settings)
         try:
-            await asyncio.wait_for(work(queue, engine), 20)
+            await asyncio.wait_for(work(queue, engine), 60)
         finally:
             engine.gate.set()
             await asyncio.to_thread(queue.close)

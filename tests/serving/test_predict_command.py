@@ -20,7 +20,7 @@ from medcode_serving.answers import (
 )
 from medcode_serving.bundle import publish
 from medcode_serving.errors import MedcodeError
-from medcode_serving.predictor import load_predictor
+from medcode_serving.loading import load_predictor
 from medcode_serving.settings import InferenceSettings, load_inference_settings
 
 NOTES = ["Type 2 diabetes.", "HTN, DM2 with hyperglycaemia.", "Pneumonia.", "Acute kidney injury.", "Appendectomy."]

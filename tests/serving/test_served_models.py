@@ -9,8 +9,9 @@ import pytest
 from medcode_serving.answers import PredictionOptions
 from medcode_serving.bundle import Bundle, publish, write_bundle
 from medcode_serving.errors import MedcodeError
+from medcode_serving.loading import load_predictor
 from medcode_serving.note_queue import NoteQueue
-from medcode_serving.predictor import Predictor, load_predictor
+from medcode_serving.predictor import Predictor
 from medcode_serving.served_models import ReloadAttempt, ServedModels
 from medcode_serving.settings import load_inference_settings
 from tests.serving.conftest import NOTES

@@ -4,24 +4,29 @@ from collections.abc import Mapping
 
 import dagster as dg
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from medcode_assets.artifacts import required, stands
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.launchpad import LaunchConfig, launched_with_sections, read
 from medcode_assets.metadata import markdown_table, picture, table_metadata
-from medcode_assets.partitions import check_each_version
-from medcode_assets.recipes.answering import alone_answering, discard_parts
+from medcode_assets.partitions import check_results, checks_each_version
+from medcode_assets.recipes.answering import alone_answering, discard_parts, parts_to_fill
 from medcode_assets.recipes.consult.comparing import candidates, compare_models, compared_fingerprint
-from medcode_assets.recipes.consult.converted import BLOCKING, CHECKS, DATASET, check_converted, make_converted
-from medcode_assets.recipes.consult.converting.convert import JOURNAL, conversion_fingerprint, convert
-from medcode_assets.recipes.consult.converting.progress import moving
+from medcode_assets.recipes.consult.converted import (
+    BLOCKING,
+    CHECKS,
+    DATASET,
+    check_converted,
+    convert_source,
+    measure_rows,
+    to_convert,
+)
+from medcode_assets.recipes.consult.converting.convert import JOURNAL, conversion_fingerprint
 from medcode_assets.recipes.consult.questions import (
+    QUESTIONS_OF_EACH_SPLIT,
     ROWS,
-    consult_questions,
-    content_hash,
+    load_converted,
     make_conversations,
-    questions_fingerprint,
     read_rows,
 )
 from medcode_assets.recipes.consult.rating import SHEET, make_rating_sheet, sheet_fingerprint
@@ -32,7 +37,6 @@ from medcode_assets.recipes.fitting import chosen_base
 from medcode_assets.recipes.words.assets import words_of
 from medcode_assets.recipes.words.measuring import read_word_report, word_table
 from medcode_assets.recipes.words.plots import word_bars
-from medcode_assets.recipes.words.questions import load_questions
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
@@ -107,10 +111,7 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         deps=[CONVERSATIONS],
         kinds={"duckdb", "huggingface"},
         code_version="1",
-        check_specs=[
-            check_each_version(CONVERTED, name, what, blocking=name in BLOCKING, partitions=CONSULT.partitions)
-            for name, what in CHECKS.items()
-        ],
+        check_specs=checks_each_version(CONVERTED, CHECKS, blocking=BLOCKING, partitions=CONSULT.partitions),
     )
     @launched_with_sections("converted", sections)
     def converted(
@@ -124,56 +125,28 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         read_before = required(source, f"{NAME}/conversations")
         made_from = conversion_fingerprint(read_before["content"], section)
         with alone_answering(target, context.run_id, context.log.warning):
-            unchanged = stands(target, made_from, anew=config.drop_existing)
-            if not unchanged or required(target, f"{NAME}/converted")["unanswered"]:
-                unchanged, before = False, read_rows(source / ROWS)
+            unchanged = not to_convert(target, made_from, anew=config.drop_existing)
+            if not unchanged:
                 journal = home.artifact(NAME, partition, "converting") / made_from[:12] / JOURNAL
-                with tqdm(total=len(before), desc="converting", unit="row", delay=1) as bar:
-                    outcome = convert(
-                        before,
-                        section,
-                        journal,
-                        content=read_before["content"],
-                        anew=config.drop_existing,
-                        on_progress=moving(bar),
-                    )
-                make_converted(outcome, target, made_from)
+                convert_source(source, section, journal, target, made_from, anew=config.drop_existing)
         facts = required(target, f"{NAME}/converted")
         if facts["unanswered"]:
             context.log.warning(f"{facts['unanswered']:,} rows got no reply; materialize again to ask for them")
         rows = read_rows(target / ROWS)
         with warehouse.connect(context) as con:
-            built = load_questions(
-                con,
-                NAME,
-                consult_questions(rows, section),
-                questions_fingerprint(content_hash(rows), section),
-                {"release": read_before["release"], "sources": read_before["sources"]},
-                rebuild=config.drop_existing,
-            )
-            preview = (
-                f"SELECT split, count(*) AS questions FROM {NAME}.questions GROUP BY split ORDER BY questions DESC"
-            )
-            metadata = table_metadata(con, built, preview)
-        measured = {name: value for name, value in facts["measured"].items() if not isinstance(value, dict)}
+            built = load_converted(con, rows, section, read_before, rebuild=config.drop_existing)
+            metadata = table_metadata(con, built, QUESTIONS_OF_EACH_SPLIT)
+        checks = check_converted(read_rows(source / ROWS), rows, facts["measured"], section)
         return dg.MaterializeResult(
             metadata={
                 **metadata,
-                "structure": markdown_table(["measure", "value"], list(measured.items())),
+                "structure": markdown_table(["measure", "value"], measure_rows(facts["measured"])),
                 "levels": markdown_table(["levels", "answers"], list(facts["measured"]["levels"].items())),
                 "dataset": dg.MetadataValue.path((target / DATASET).resolve()),
                 "unchanged": unchanged,
             },
             data_version=dg.DataVersion(built.fingerprint),
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name=name,
-                    passed=passed,
-                    severity=dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN,
-                    metadata={"reason": reason},
-                )
-                for name, passed, reason in check_converted(read_rows(source / ROWS), rows, facts["measured"], section)
-            ],
+            check_results=check_results(checks, blocking=BLOCKING),
         )
 
     return converted
@@ -208,9 +181,9 @@ def comparison_asset(settings: ConsultSettings, sections: Mapping[str, BaseModel
         with alone_answering(target, context.run_id, context.log.warning):
             unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
-                parts = home.answering(NAME, partition, "comparison", made_from)
-                if config.drop_existing:
-                    discard_parts(parts)
+                parts = parts_to_fill(
+                    home.answering(NAME, partition, "comparison", made_from), anew=config.drop_existing
+                )
                 compare_models(
                     evaluation,
                     others,

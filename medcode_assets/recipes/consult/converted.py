@@ -1,13 +1,16 @@
 """What a conversion came to: the artifact of converted rows, and how they are held against their source."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcode_assets.artifacts import making
-from medcode_assets.recipes.consult.converting.convert import Outcome, write_dataset
-from medcode_assets.recipes.consult.questions import ROWS, write_rows
+from tqdm import tqdm
+
+from medcode_assets.artifacts import making, required, stands
+from medcode_assets.recipes.consult.converting.convert import Outcome, convert, write_dataset
+from medcode_assets.recipes.consult.converting.progress import moving
+from medcode_assets.recipes.consult.questions import ROWS, read_rows, write_rows
 from medcode_assets.recipes.consult.settings import ConsultSection
 from medcode_assets.recipes.consult.sources import Conversation
 from medcode_assets.recipes.consult.structure import check_structure
@@ -21,6 +24,33 @@ CHECKS = {
 }
 BLOCKING = {"nothing_lost"}
 LEAST_CONVERTED = 0.5
+
+
+def to_convert(target: Path, made_from: str, *, anew: bool) -> bool:
+    """Whether there is something to convert: no artifact that may stay, or rows in it that got no reply."""
+    return not stands(target, made_from, anew=anew) or required(target, "consult/converted")["unanswered"] > 0
+
+
+def convert_source(
+    source: Path, section: ConsultSection, journal: Path, target: Path, made_from: str, *, anew: bool
+) -> None:
+    """Convert the conversations of an artifact, with a bar, and write the artifact of what came of it.
+
+    Args:
+        source: The conversations.
+        section: Names the converter.
+        journal: File that keeps a model's replies.
+        target: What is written.
+        made_from: Its fingerprint.
+        anew: Throw away what the journal has.
+
+    Raises:
+        MedcodeError: as `convert` does.
+    """
+    before, content = read_rows(source / ROWS), required(source, "consult/conversations")["content"]
+    with tqdm(total=len(before), desc="converting", unit="row", delay=1) as bar:
+        outcome = convert(before, section, journal, content=content, anew=anew, on_progress=moving(bar))
+    make_converted(outcome, target, made_from)
 
 
 def make_converted(outcome: Outcome, target: Path, made_from: str) -> None:
@@ -47,6 +77,11 @@ def measure_structure(outcome: Outcome) -> dict[str, Any]:
         "mean_overlap": share * sum(one.overlap for one in found),
         "levels": {str(levels): count for levels, count in sorted(Counter(one.levels for one in found).items())},
     }
+
+
+def measure_rows(measured: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return name and value of what `measure_structure` measured; not the levels, which are a table of their own."""
+    return [(name, value) for name, value in measured.items() if not isinstance(value, dict)]
 
 
 def check_converted(

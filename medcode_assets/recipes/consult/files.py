@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcode_assets.recipes.words.arrow_files import arrow_batches, whole
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
@@ -132,27 +133,16 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row
     try:
         with pq.ParquetFile(path) as file:
             refuse_missing(path, columns, file.schema_arrow.names)
-            yield from _batch_rows(path, file.iter_batches(BATCH))
+            yield from _batch_rows(path, whole(file.iter_batches(BATCH)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MedcodeError(f"{path}: no whole parquet file ({type(error).__name__}); copy or write it anew") from None
 
 
 def _arrow_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    """Read Arrow's stream, as `datasets` writes it, or its file, which is also feather's."""
     import pyarrow as pa
 
     try:
-        # No memory map: a file that is cut off would end the process as it is read.
-        with pa.OSFile(str(path)) as source:
-            try:
-                batches: Any = pa.ipc.open_stream(source)
-            except pa.ArrowInvalid:
-                source.seek(0)
-                file = pa.ipc.open_file(source)
-                batches = (file.get_batch(place) for place in range(file.num_record_batches))
-                names = file.schema.names
-            else:
-                names = batches.schema.names
+        with arrow_batches(path) as (names, batches):
             refuse_missing(path, columns, names)
             yield from _batch_rows(path, batches)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -162,7 +152,6 @@ def _arrow_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
 def _batch_rows(path: Path, batches: "Iterator[pa.RecordBatch]") -> Iterator[tuple[str, Row]]:
     first = 1
     for batch in batches:
-        batch.validate(full=True)  # else damaged offsets are read, wherever in memory they lead
         for number, row in enumerate(batch.to_pylist(), start=first):
             yield f"{path}, row {number}", row
         first += batch.num_rows

@@ -1,10 +1,10 @@
 """Conversations as sealed artifacts, and from the converted ones the questions that the recipe learns."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medcode_assets.artifacts import making
 from medcode_assets.recipes.consult.settings import SYNTHETIC, ConsultSection
@@ -15,15 +15,21 @@ from medcode_assets.recipes.consult.sources import (
     local_source,
     read_conversations,
 )
-from medcode_assets.recipes.words.questions import Question
-from medcode_assets.warehouse import fingerprint
+from medcode_assets.recipes.words.questions import Question, load_questions
+from medcode_assets.warehouse import Built, fingerprint
 from medcode_serving.bundle import file_sha256
+
+if TYPE_CHECKING:
+    import duckdb
 
 ROWS = "conversations.parquet"
 LONGEST_STATUS = 40
 """Characters of a status that is shown as a subject; a longer one may be free text."""
 MOST_STATUSES = 20
 """Different ones; a column that has more is no list of kinds."""
+QUESTIONS_OF_EACH_SPLIT = (
+    "SELECT split, count(*) AS questions FROM consult.questions GROUP BY split ORDER BY questions DESC"
+)
 
 
 def make_conversations(section: ConsultSection, cache: Path, target: Path, made_from: str) -> None:
@@ -97,6 +103,36 @@ def questions_fingerprint(converted: str, section: ConsultSection) -> str:
     shares = (section.validation_share, section.test_share)
     return fingerprint(
         converted=converted, seed=section.seed, shares=shares, keep_unconverted=section.keep_unconverted, version=1
+    )
+
+
+def load_converted(
+    con: "duckdb.DuckDBPyConnection",
+    rows: Sequence[Conversation],
+    section: ConsultSection,
+    conversations: Mapping[str, Any],
+    *,
+    rebuild: bool,
+) -> Built:
+    """Load what is learned of converted rows into the warehouse, or keep what is there.
+
+    Args:
+        con: Writable connection of the partition.
+        rows: The converted ones.
+        section: Says which of them are kept, and how they are split.
+        conversations: Facts of the artifact that they come from.
+        rebuild: Make the table even if nothing changed.
+
+    Raises:
+        MedcodeError: as `load_questions` does.
+    """
+    return load_questions(
+        con,
+        "consult",
+        consult_questions(rows, section),
+        questions_fingerprint(content_hash(rows), section),
+        {"release": conversations["release"], "sources": conversations["sources"]},
+        rebuild=rebuild,
     )
 
 

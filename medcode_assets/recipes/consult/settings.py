@@ -6,17 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medcode_assets.config import (
-    PROJECT,
-    DataSettings,
-    EvaluationSettings,
-    LoraSettings,
-    ModelSettings,
-    Section,
-    Settings,
-    TrainingSettings,
-)
-from medcode_serving.layers import layered
+from medcode_assets.config import PROJECT, DataSettings, EvaluationSettings, ModelSettings, Settings
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
+from medcode_serving.layers import Section, layered
 
 CONFIG = PROJECT / "config" / "consult.yaml"
 SYNTHETIC = "synthetic"

@@ -15,9 +15,9 @@ from medcode_assets.artifacts import making, required, stands
 from medcode_assets.config import EvaluationSettings
 from medcode_assets.launchpad import LaunchConfig, launched_with_sections, read
 from medcode_assets.metadata import markdown_table, picture, table_metadata
-from medcode_assets.partitions import check_each_version
+from medcode_assets.partitions import check_results, checks_each_version
 from medcode_assets.progress import step
-from medcode_assets.recipes.answering import alone_answering, discard_parts, examples_made
+from medcode_assets.recipes.answering import alone_answering, discard_parts, examples_made, parts_to_fill
 from medcode_assets.recipes.bundling import refuse_mismatch
 from medcode_assets.recipes.fitting import chosen_base
 from medcode_assets.recipes.medqa.brevity import read_brevity, write_brevity
@@ -92,10 +92,7 @@ def source_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         partitions_def=MEDQA.partitions,
         kinds={"duckdb", "huggingface"},
         code_version="1",
-        check_specs=[
-            check_each_version(SOURCE, name, description, partitions=MEDQA.partitions)
-            for name, description in CHECKS.items()
-        ],
+        check_specs=checks_each_version(SOURCE, CHECKS, partitions=MEDQA.partitions),
     )
     @launched_with_sections("source", sections)
     def source(
@@ -121,12 +118,7 @@ def source_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                     "options_counted_from": f"{facts['cop_base']}: {facts['cop_base_why']}",
                 },
                 data_version=dg.DataVersion(built.fingerprint),
-                check_results=[
-                    dg.AssetCheckResult(
-                        check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata={"reason": reason}
-                    )
-                    for name, passed, reason in check_source(con)
-                ],
+                check_results=check_results(check_source(con)),
             )
 
     return source
@@ -167,7 +159,9 @@ def confidence_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel])
             )
             unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
-                parts = home.answering(NAME, partition, "confidence", made_from)
+                parts = parts_to_fill(
+                    home.answering(NAME, partition, "confidence", made_from), anew=config.drop_existing
+                )
                 with answering_bar("confidence", len(validation)) as on_progress:
                     told = option_answers(tuned, validation, parts, on_progress)
                 test = read_word_answers(answers_file(evaluation, TUNED))
@@ -220,7 +214,7 @@ def brevity_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel]) ->
             made_from = fingerprint(adapter=adapter["seal"], examples=examples, section=section.model_dump(), version=1)
             unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
-                parts = home.answering(NAME, partition, "brevity", made_from)
+                parts = parts_to_fill(home.answering(NAME, partition, "brevity", made_from), anew=config.drop_existing)
                 settings_tried = len(section.length_penalties) * len(section.max_sentences) * len(section.max_tokens)
                 with answering_bar("brevity", len(asked) * settings_tried) as on_progress:
                     report = measure_brevity(tuned, asked, section, parts, on_progress)

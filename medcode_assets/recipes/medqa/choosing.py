@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import yaml
 
-from medcode_assets.config import LoraSettings, TrainingSettings
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
 from medcode_serving.base_models import EMBEDDED
 from medcode_serving.errors import MedcodeError
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from medcode_assets.recipes.words.arrow_files import arrow_batches
 from medcode_serving.errors import MedcodeError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -91,21 +92,12 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _arrow(path: Path) -> Iterator[tuple[int, Any]]:
-    """Read an Arrow file, or a stream, which is what the datasets library writes."""
     import pyarrow as pa
 
     number = 0
     try:
-        # No memory map: a file that is cut off would end the process as it is read.
-        with pa.OSFile(str(path)) as source:
-            try:
-                reader = pa.ipc.open_stream(source)
-            except pa.ArrowInvalid:
-                source.seek(0)
-                file = pa.ipc.open_file(source)
-                reader = map(file.get_batch, range(file.num_record_batches))
-            for batch in reader:
-                batch.validate(full=True)  # else damaged offsets are read, wherever in memory they lead
+        with arrow_batches(path) as (_, batches):
+            for batch in batches:
                 yield from enumerate(batch.to_pylist(), start=number + 1)
                 number += batch.num_rows
     except (pa.ArrowException, UnicodeDecodeError) as error:

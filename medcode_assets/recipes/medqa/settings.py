@@ -7,16 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from medcode_assets.config import (
-    PROJECT,
-    DataSettings,
-    LoraSettings,
-    ModelSettings,
-    Section,
-    Settings,
-    TrainingSettings,
-)
-from medcode_serving.layers import layered
+from medcode_assets.config import PROJECT, DataSettings, ModelSettings, Settings
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
+from medcode_serving.layers import Section, layered
 
 CONFIG = PROJECT / "config" / "medqa.yaml"
 SYNTHETIC = "synthetic"

@@ -12,15 +12,7 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from medcode_assets.artifacts import link_or_copy, making, required, stands
-from medcode_assets.config import (
-    DataSettings,
-    EvaluationSettings,
-    LoggingSettings,
-    LoraSettings,
-    PreferenceSettings,
-    Settings,
-    TrainingSettings,
-)
+from medcode_assets.config import DataSettings, EvaluationSettings, LoggingSettings, Settings
 from medcode_assets.evaluation.plots import loss_curve
 from medcode_assets.launchpad import (
     LaunchConfig,
@@ -30,7 +22,7 @@ from medcode_assets.launchpad import (
     sections_of,
 )
 from medcode_assets.metadata import markdown_table, mlflow_metadata, picture
-from medcode_assets.partitions import check_each_version
+from medcode_assets.partitions import check_results, checks_each_version
 from medcode_assets.recipes.answering import alone_answering
 from medcode_assets.recipes.fitting import alone_in, chosen_base, discard_training, fit_adapter, trained_limits
 from medcode_assets.recipes.reasoning.comparing import (
@@ -58,6 +50,7 @@ from medcode_assets.recipes.recipe import Stage
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
 from medcode_assets.resources.home import Home
 from medcode_assets.resources.warehouse import Warehouse
+from medcode_assets.training.settings import LoraSettings, PreferenceSettings, TrainingSettings
 from medcode_assets.warehouse import fingerprint
 from medcode_serving.codes.tables import code_tables
 
@@ -124,10 +117,7 @@ def corpus_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         partitions_def=REASONING.partitions,
         kinds={"duckdb", "json"},
         code_version="1",
-        check_specs=[
-            check_each_version(CORPUS, name, what, blocking=name in BLOCKING, partitions=REASONING.partitions)
-            for name, what in CHECKS.items()
-        ],
+        check_specs=checks_each_version(CORPUS, CHECKS, blocking=BLOCKING, partitions=REASONING.partitions),
     )
     @launched_with_sections("corpus", sections)
     def corpus(
@@ -168,15 +158,7 @@ def corpus_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                 "fingerprint": made_from,
             },
             data_version=dg.DataVersion(made_from),
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name=name,
-                    passed=passed,
-                    severity=dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN,
-                    metadata={"reason": reason},
-                )
-                for name, passed, reason in facts["checks"]
-            ],
+            check_results=check_results(facts["checks"], blocking=BLOCKING),
         )
 
     return corpus
@@ -280,10 +262,7 @@ def comparison_asset(settings: Settings, sections: Mapping[str, BaseModel]) -> d
         pool=GPU,
         op_tags=gpu_tags(settings.compute, gpus=1),
         code_version="1",
-        check_specs=[
-            check_each_version(COMPARED, name, description, partitions=REASONING.partitions)
-            for name, description in GATES.items()
-        ],
+        check_specs=checks_each_version(COMPARED, GATES, partitions=REASONING.partitions),
     )
     @launched_with_sections("stages", sections)
     def stages(

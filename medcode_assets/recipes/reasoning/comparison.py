@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medcode_assets.evaluation.bootstrap import estimate, interval, p_value, resample
 from medcode_assets.evaluation.ranking import document_means
 from medcode_assets.evaluation.report import aligned_table
-from medcode_assets.recipes.reasoning.measuring import AnswerMeasures, Rate
+from medcode_assets.recipes.reasoning.measuring import AnswerMeasures
 from medcode_assets.recipes.reasoning.preferences import PreferenceChange, PreferenceMeasures, compare_preferences
+from medcode_assets.recipes.reasoning.rates import Rate
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:

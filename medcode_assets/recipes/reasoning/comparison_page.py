@@ -7,7 +7,8 @@ from typing import NamedTuple
 from medcode_assets.evaluation.html.sentences import DASH, number, signed
 from medcode_assets.evaluation.html.tables import Cell, Row, Table
 from medcode_assets.recipes.reasoning.comparison import DRAWN, MEASURES, STAGE_TITLES, Comparison, StageResult
-from medcode_assets.recipes.reasoning.measuring import ErrorKind, Lengths, Rate
+from medcode_assets.recipes.reasoning.measuring import ErrorKind, Lengths
+from medcode_assets.recipes.reasoning.rates import Rate
 from medcode_serving.codes.systems import SYSTEMS
 from medcode_serving.codes.validation import Status
 

@@ -5,14 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medcode_assets.evaluation.bootstrap import estimate, interval, resample
 from medcode_assets.evaluation.columns import Code
 from medcode_assets.evaluation.groups import FREQUENCIES
-from medcode_assets.evaluation.ranking import document_means
+from medcode_assets.recipes.reasoning.rates import Rate, rates
 from medcode_assets.recipes.reasoning.support import supported_share
 from medcode_serving.codes.hierarchy import category
 from medcode_serving.codes.systems import SYSTEMS, dotted
@@ -20,10 +19,6 @@ from medcode_serving.codes.tables import CodeTables
 from medcode_serving.codes.validation import CodeCheck, Status, check_code
 from medcode_serving.errors import MedcodeError
 from medcode_serving.reasoned import END_THINK, MARKERS, THINK, ReasonedAnswer, read_answer
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 CONFUSIONS = 20
 """Pairs of asked and written codes in a report, the most frequent ones."""
@@ -56,15 +51,6 @@ class ReasoningLimits:
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rate(_Frozen):
-    """A share or a mean with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    of: int = Field(description="How many it is taken over.")
 
 
 class Lengths(_Frozen):
@@ -205,36 +191,6 @@ def measure_answers(
         exact=_bits(one.values["exact_accuracy"] for one in judged),
         valid_reasoning=_bits(one.values["valid_reasoning_rate"] for one in judged),
     )
-
-
-def rates(
-    values: "Mapping[str, Sequence[float] | NDArray[np.float64]]", *, resamples: int, seed: int
-) -> dict[str, Rate | None]:
-    """Return the mean of each kind of value with its 95 % interval; None where nothing counts.
-
-    Args:
-        values: Of each narrative (or pair) in turn, by name; NaN where it does not count.
-        resamples: Bootstrap samples of the narratives, the same ones for every name; 0: intervals are the values.
-        seed: Of the samples.
-    """
-    import numpy as np
-
-    arrays = {name: np.asarray(row, dtype=np.float64) for name, row in values.items()}
-    counted = {name: int((~np.isnan(row)).sum()) for name, row in arrays.items()}
-    if not any(counted.values()):
-        return dict.fromkeys(values)
-    means, documents = document_means(arrays), len(next(iter(arrays.values())))
-    found = estimate(means, documents)
-    samples = resample(means, documents, resamples=resamples, seed=seed)
-    measured: dict[str, Rate | None] = dict.fromkeys(values)
-    for name, of in counted.items():
-        if of:
-            low, high = interval(found[name], samples.get(name, np.zeros(0)))
-            # Taking off the bias may push an end beyond what any mean of these values can be.
-            least, most = float(np.nanmin(arrays[name])), float(np.nanmax(arrays[name]))
-            ends = {"low": min(max(low, least), found[name]), "high": max(min(high, most), found[name])}
-            measured[name] = Rate(value=found[name], of=of, **ends)
-    return measured
 
 
 class _Checker:

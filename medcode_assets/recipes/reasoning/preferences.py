@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medcode_assets.recipes.reasoning.measuring import Rate, rates
+from medcode_assets.recipes.reasoning.rates import Rate, rates
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from medcode_assets.config import PROJECT, ComputeSettings, Section, Settings, WarehouseSettings
+from medcode_assets.config import PROJECT, Settings, WarehouseSettings
 from medcode_assets.recipes.reasoning.prompts import SYSTEM
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.errors import MedcodeError
-from medcode_serving.layers import layered
+from medcode_serving.layers import Section, layered
 
 STAGES = tuple(SYSTEM)
 CONFIG = PROJECT / "config"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from medcode_assets.artifacts import making, required, stands
 from medcode_assets.launchpad import LaunchConfig, launched_with_sections, read
 from medcode_assets.metadata import markdown_table, picture
-from medcode_assets.partitions import check_each_version
+from medcode_assets.partitions import check_results, checks_each_version
 from medcode_assets.recipes.fitting import chosen_base
 from medcode_assets.recipes.specialty.drawing import CHECKS, as_questions, check_samples, fill_samples, plan
 from medcode_assets.recipes.specialty.iterations import iteration_of
@@ -85,10 +85,7 @@ def samples_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
         partitions_def=SPECIALTY.partitions,
         kinds={"json", "duckdb"},
         code_version="1",
-        check_specs=[
-            check_each_version(SAMPLES, name, what, blocking=True, partitions=SPECIALTY.partitions)
-            for name, what in CHECKS.items()
-        ],
+        check_specs=checks_each_version(SAMPLES, CHECKS, blocking=CHECKS, partitions=SPECIALTY.partitions),
     )
     @launched_with_sections("samples", sections)
     def samples(
@@ -119,10 +116,7 @@ def samples_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                 "fingerprint": planned.fingerprint,
             },
             data_version=dg.DataVersion(facts["contents"]),
-            check_results=[
-                dg.AssetCheckResult(check_name=name, passed=passed, metadata={"reason": reason})
-                for name, passed, reason in check_samples(drawn, facts)
-            ],
+            check_results=check_results(check_samples(drawn, facts), blocking=CHECKS),
         )
 
     return samples

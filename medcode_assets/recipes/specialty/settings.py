@@ -7,8 +7,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from medcode_assets.config import PROJECT, LoraSettings, ModelSettings, Section, Settings, TrainingSettings
-from medcode_serving.layers import layered
+from medcode_assets.config import PROJECT, ModelSettings, Settings
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
+from medcode_serving.layers import Section, layered
 
 CONFIG = PROJECT / "config" / "specialty.yaml"
 SAMPLING = ("holdout", "train_share", "eval_share", "seed")

@@ -9,8 +9,8 @@ from medcode_assets.artifacts import made, making, required, stands
 from medcode_assets.config import DataSettings, EvaluationSettings, GateSettings, Settings
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture, table_metadata
-from medcode_assets.partitions import check_each_version
-from medcode_assets.recipes.answering import alone_answering, discard_parts, examples_made
+from medcode_assets.partitions import checks_each_version
+from medcode_assets.recipes.answering import alone_answering, discard_parts, examples_made, parts_to_fill
 from medcode_assets.recipes.bundling import (
     bundle_version,
     examples_settings,
@@ -110,9 +110,9 @@ def word_untuned_base_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefi
                 unchanged = stands(target, made_from, anew=config.drop_existing)
                 asked = asked_questions(con, recipe.name, "test", chosen.max_documents)
             if not unchanged:
-                parts = home.answering(recipe.name, partition, UNTUNED, answers_from)
-                if config.drop_existing:
-                    discard_parts(parts)
+                parts = parts_to_fill(
+                    home.answering(recipe.name, partition, UNTUNED, answers_from), anew=config.drop_existing
+                )
                 with making(target, made_from) as (folder, _):
                     if chosen.untuned_base:
                         file, device = answers_file(folder, UNTUNED), compute.settings.device
@@ -166,9 +166,9 @@ def word_evaluation_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefini
                 trained = one_value(con, f"SELECT count(*) FROM {recipe.name}.examples WHERE split = 'train'")
                 examples = examples_made(con, recipe.name)
             if not unchanged:
-                parts = home.answering(recipe.name, partition, TUNED, answers_from)
-                if config.drop_existing:
-                    discard_parts(parts)
+                parts = parts_to_fill(
+                    home.answering(recipe.name, partition, TUNED, answers_from), anew=config.drop_existing
+                )
                 earlier = made(target) or {}
                 evaluate_words(
                     asked,
@@ -227,10 +227,7 @@ def word_bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition
         partitions_def=recipe.partitions,
         deps=[[recipe.name, "evaluation"]],
         code_version="1",
-        check_specs=[
-            check_each_version(key, name, description, blocking=True, partitions=recipe.partitions)
-            for name, description in WORD_GATES.items()
-        ],
+        check_specs=checks_each_version(key, WORD_GATES, blocking=WORD_GATES, partitions=recipe.partitions),
     )
     @launched_with("bundle", settings)
     def bundle(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcode_assets.config import ComputeSettings
 from medcode_assets.training.job import ERROR, TRAIN, TrainingJob, read_job
 from medcode_assets.training.progress import LogMetrics, reporting
 from medcode_assets.training.remote.delivery import delivered, fetch_delivery, install_delivery
@@ -30,6 +29,7 @@ from medcode_assets.training.remote.launchers import (
 )
 from medcode_assets.training.remote.runner import ENDED, MESSAGES, TIME_IS_UP, Ending
 from medcode_assets.training.remote.shipping import SCRATCH, pack
+from medcode_assets.training.settings import ComputeSettings
 from medcode_assets.training.token_file import TokenFile
 from medcode_assets.training.worker import METRICS_MESSAGE
 from medcode_assets.training.world import World

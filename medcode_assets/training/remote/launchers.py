@@ -6,9 +6,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medcode_assets.config import ComputeSettings
 from medcode_assets.training.job import TrainingJob
 from medcode_assets.training.remote.shipping import Shipment
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.errors import MedcodeError
 
 HANDLE = "handle.json"

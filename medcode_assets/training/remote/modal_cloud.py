@@ -15,10 +15,10 @@ from typing import Any
 
 import medcode_assets
 import medcode_serving
-from medcode_assets.config import ComputeSettings
 from medcode_assets.training.remote.detached import RUNNER
 from medcode_assets.training.remote.launchers import Handle, UnreachableError
 from medcode_assets.training.remote.shipping import Shipment
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.errors import MedcodeError
 
 APP = VOLUME = "medcode-training"

@@ -6,6 +6,8 @@ And one such model of every family, each with a tokenizer of the kind that the f
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,30 @@ VOCABULARY = 384
 METADATA = ModelMetadata("tiny", "1")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+SERVER_KEY = "secret"
+
+
+@contextmanager
+def openai_server(file: Path, *, context_length: int, slots: int = 2) -> Iterator[str]:
+    """llama.cpp's server with a GGUF file on a free port of this machine; gives the address of its OpenAI API."""
+    import httpx
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(file)
+    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = context_length * slots, slots, 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    parameters.warmup, parameters.verbosity, parameters.port = False, -1, 0
+    parameters.api_keys = [SERVER_KEY]
+    server = xllamacpp.Server(parameters)
+    address = f"{server.listening_address}/v1"
+    headers = {"Authorization": f"Bearer {SERVER_KEY}"}
+    # A server that has taken no task yet cannot be stopped (`LlamaCppServer`).
+    httpx.post(f"{address}/completions", json={"prompt": "a", "max_tokens": 1}, headers=headers, timeout=60)
+    yield address
+    del server  # stops it
 
 
 @pytest.fixture(scope="session", autouse=True)

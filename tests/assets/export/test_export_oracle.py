@@ -62,7 +62,7 @@ def converted(family_models) -> dict[str, Path]:
     """Models of which `<folder>-f16.gguf` and so on are the converter's."""
     command = [sys.executable, "-c", DRIVER, str(CONVERTER), *map(str, family_models.values())]
     environment = os.environ | {"NO_LOCAL_GGUF": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stderr[-2000:]
     return family_models
 

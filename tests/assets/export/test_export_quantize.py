@@ -126,7 +126,7 @@ def test_a_killed_parent_leaves_nothing(f16, folder):
         target=quantize_gguf, args=(f16, folder / "q.gguf", "q4_k_m"), kwargs={"on_progress": told}, daemon=True
     )
     parent.start()
-    assert complete.wait(60)
+    assert complete.wait(300)
     assert [path.name[:8] for path in folder.iterdir()] == [".q.gguf."]
     parent.kill()
     parent.join()

@@ -9,13 +9,14 @@ import pytest
 
 from medcode_assets.export import verify
 from medcode_assets.export.chat_template import chat_template
+from medcode_assets.export.distributions import divergence, parting_preference
 from medcode_assets.export.gguf import write_gguf
 from medcode_assets.export.llamacpp import LlamaCppModel
 from medcode_assets.export.quantizations import QUANTIZATIONS
 from medcode_assets.export.quantize import quantize_gguf
 from medcode_assets.export.reference import TransformersModel
 from medcode_assets.export.report import F1Comparison
-from medcode_assets.export.verify import CLINICAL_SAMPLE, divergence, parting_preference, verify_gguf
+from medcode_assets.export.verify import CLINICAL_SAMPLE, verify_gguf
 from medcode_serving import base_models
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import PromptTemplate

@@ -13,6 +13,7 @@ from medcode_serving.engines.transformers import TransformersEngine
 from medcode_serving.prompts import PromptTemplate
 from medcode_serving.settings import RemoteSettings
 from tests import tiny
+from tests.assets.export.conftest import SERVER_KEY, openai_server
 
 CODES = ["E11", "E11.9", "E11.65", "I10", "J18.9", "N17.9", "0DTJ4ZZ", "401.9"]
 NOTES = [
@@ -51,8 +52,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def address(model: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The exported model under llama.cpp's server, on a free port of this machine."""
-    import xllamacpp
-
     from medcode_assets.export.gguf import write_gguf
     from medcode_assets.export.merge import merge_adapter
     from medcode_assets.export.metadata import ModelMetadata
@@ -60,20 +59,13 @@ def address(model: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
     merged = merge_adapter(*model, tmp_path_factory.mktemp("merged") / "model")
     file = tmp_path_factory.mktemp("gguf") / "m.gguf"
     write_gguf(merged, file, file_type="f32", metadata=ModelMetadata("tiny", "1"))
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(file)
-    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 512, 2, 0
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.warmup, parameters.verbosity, parameters.port = False, -1, 0
-    parameters.api_keys = ["secret"]
-    server = xllamacpp.Server(parameters)
-    yield f"{server.listening_address}/v1"
-    del server  # stops it
+    with openai_server(file, context_length=256) as address:
+        yield address
 
 
 @pytest.fixture
 def ask(address: str, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
-    monkeypatch.setenv("MEDCODE_REMOTE_API_KEY", "secret")
+    monkeypatch.setenv("MEDCODE_REMOTE_API_KEY", SERVER_KEY)
     engines = []
 
     def predict(options: NoteOptions, **remote) -> list[Prediction]:
@@ -125,7 +117,7 @@ def test_what_is_written_freely_is_parsed(ask) -> None:
 
 
 def test_a_note_that_is_too_long_for_the_server(address: str, vocabulary: Vocabulary, monkeypatch) -> None:
-    monkeypatch.setenv("MEDCODE_REMOTE_API_KEY", "secret")
+    monkeypatch.setenv("MEDCODE_REMOTE_API_KEY", SERVER_KEY)
     engine = LiteLLMEngine(vocabulary, PromptTemplate(), DECODING, RemoteSettings(model="tiny", api_base=address))
     long, short = engine.predict(["Hypertension. " * 100, NOTES[0]], options=[NoteOptions(long_notes="refuse")] * 2)
     assert (long.outcome, long.codes) == ("too_long", ())

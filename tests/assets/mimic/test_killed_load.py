@@ -52,7 +52,7 @@ def test_a_killed_load_leaves_the_earlier_table(mimic_dir: Path, tmp_path: Path,
         target=load_and_die, args=(tmp_path, mimic_dir, moment, seconds)
     )
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode in (-signal.SIGKILL, -signal.SIGALRM)
     with open_warehouse(tmp_path / "w.duckdb") as con:
         found = built(con, "raw.notes")

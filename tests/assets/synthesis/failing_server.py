@@ -1,12 +1,14 @@
 """A local server with OpenAI's protocol that fails at random, by a seed, and answers deterministically.
 
 Whether a try fails on the way depends on the request's name and how often it was sent; what is answered depends on the
-request alone. Every request is counted.
+request alone. Every request is counted. `let` bounds how many answers are still given: whoever asks for more waits.
 """
 
 import json
 import random
 import re
+import select
+import socket
 import threading
 import time
 from collections import Counter
@@ -44,6 +46,7 @@ class FailingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seed, self.broken, self.wrong, self.delay_s = seed, broken, wrong, delay_s
         self.hang_s = 0.8
+        """How long it is silent before it closes the connection."""
         self.status: int | None = None
         """Answered to everything."""
         self.retry_after: str | None = "0"
@@ -59,6 +62,8 @@ class FailingServer(ThreadingHTTPServer):
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
+        self._gate = threading.Condition()
+        self._left: int | None = None
 
     @property
     def api_base(self) -> str:
@@ -69,11 +74,29 @@ class FailingServer(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.let(None)
         self.shutdown()
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
         """Clients are killed as they wait."""
+
+    def let(self, answers: int | None) -> None:
+        """Give so many more answers, failures not counted; None: any number. Who asks for more waits."""
+        with self._gate:
+            self._left = answers
+            self._gate.notify_all()
+
+    def admits(self, connection: socket.socket) -> bool:
+        """Wait until one more answer may be given; False: the client is gone, and takes none away from others."""
+        with self._gate:
+            self._gate.wait_for(lambda: self._left is None or self._left > 0)
+            readable, _, _ = select.select([connection], [], [], 0)
+            if readable and not connection.recv(1, socket.MSG_PEEK):
+                return False
+            if self._left is not None:
+                self._left -= 1
+            return True
 
     def failure(self, name: str, tries: int) -> str | None:
         draw = random.Random(f"{self.seed} {name} {tries}")
@@ -107,14 +130,23 @@ class _Handler(BaseHTTPRequestHandler):
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
         time.sleep(server.delay_s)
-        with server.lock:
-            server.at_once -= 1
+        try:
+            self._respond(name, tries, body)
+        finally:
+            with server.lock:
+                server.at_once -= 1
+
+    def _respond(self, name: str, tries: int, body: dict[str, Any]) -> None:
+        server = self.server
         if not server.takes_json_mode and "response_format" in body:
             return self._send(400, b'{"error": {"message": "unknown field response_format"}}')
         if server.status is not None:
             return self._send(server.status, b'{"error": {"message": "no"}}')
         failure = server.failure(name, tries)
         if failure is None:
+            if not server.admits(self.connection):
+                self.close_connection = True
+                return None
             return self._send(200, json.dumps(_completion(server.answer(name, body), server.usage)).encode())
         with server.lock:
             server.failures[failure] += 1

@@ -7,8 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from medcode_assets.cli import app
@@ -35,7 +37,7 @@ def options(server: FailingServer, tmp_path: Path) -> Callable[..., SynthOptions
 
     def made(**changes) -> SynthOptions:
         given = {"stage": 1, "count": 6, "output": tmp_path / "out" / "lines.jsonl", "model": "m"}
-        given |= {"api_base": server.api_base, "codes": codes, "retries": 0, "timeout_s": 5.0}
+        given |= {"api_base": server.api_base, "codes": codes, "retries": 0, "timeout_s": 60.0}
         return SynthOptions(**given | changes)
 
     return made
@@ -43,6 +45,18 @@ def options(server: FailingServer, tmp_path: Path) -> Callable[..., SynthOptions
 
 def summary_of(options: SynthOptions) -> dict:
     return json.loads(options.output.with_suffix(".summary.json").read_text())
+
+
+def once(condition: Callable[[], bool], then: Callable[[], object]) -> None:
+    """Do something as soon as something is so, beside the test."""
+
+    def watch() -> None:
+        give_up = time.monotonic() + 120
+        while not condition() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        then()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -77,7 +91,8 @@ def test_keys_are_nowhere_in_the_files_or_on_the_terminal(
 
 
 def test_many_requests_at_a_time(options: Callable[..., SynthOptions], server: FailingServer) -> None:
-    server.delay_s = 0.2
+    server.let(0)
+    once(lambda: server.at_once == 5, lambda: (time.sleep(0.3), server.let(None)))  # a sixth would come meanwhile
     assert synthesize(options(count=10, concurrency=5))
     assert server.most_at_once == 5
 
@@ -290,21 +305,32 @@ def test_narratives_go_only_where_they_may(
 
 
 def test_ctrl_c_ends_the_run_after_what_is_under_way(
-    options: Callable[..., SynthOptions], server: FailingServer
+    options: Callable[..., SynthOptions], server: FailingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.delay_s = 0.3
     before = signal.getsignal(signal.SIGINT)
+    main, echo = threading.main_thread().ident or 0, typer.echo
 
-    def interrupt() -> None:
-        while not server.sent:
-            time.sleep(0.01)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    def told(message: str = "", **more: Any) -> None:
+        if "stopping: what is under way" in message:
+            server.let(None)  # not before: the order is to be certain
+        echo(message, **more)
 
-    threading.Thread(target=interrupt).start()
+    monkeypatch.setattr(typer, "echo", told)
+    server.let(0)
+    once(lambda: len(server.sent) == 2, lambda: signal.pthread_kill(main, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         synthesize(options(count=50, concurrency=2))
     assert signal.getsignal(signal.SIGINT) is before
-    assert len(options().output.read_text().splitlines()) == sum(server.sent.values()) < 10
+    assert len(options().output.read_text().splitlines()) == sum(server.sent.values()) == 2
+
+
+def test_a_server_that_is_silent_is_not_waited_for(
+    options: Callable[..., SynthOptions], server: FailingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "failure", lambda _name, _tries: "hang")
+    server.hang_s = 3600
+    assert not synthesize(options(count=2, timeout_s=0.5))
+    assert summary_of(options())["failed"] == 2
 
 
 @pytest.fixture

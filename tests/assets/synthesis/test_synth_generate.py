@@ -61,7 +61,7 @@ def test_the_first_of_two_alike_is_accepted_however_late_it_comes(tmp_path: Path
 
     def places(request: Request) -> int:
         if request.name == "0.0":
-            waiting.wait(10)
+            waiting.wait(60)
         elif request.name == "2.0":
             waiting.set()
         return {"0.0": 0, "1.0": 0, "2.0": 1, "1.1": 2}[request.name]

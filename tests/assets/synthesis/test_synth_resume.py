@@ -4,14 +4,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.assets.resuming import Cli, answered, journalled, wait_for
 from tests.assets.synthesis.failing_server import BROKEN, FailingServer
 
 COUNT = 48
@@ -23,40 +22,9 @@ CPT,99213,,1
 """
 
 
-class Cli:
-    """Processes of `medcode`, one after the other."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "cli.log"
-        self._forks = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forked_cli.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
-        )
-        assert self._told() == "ready"
-
-    def start(self, argv: list[str]) -> int:
-        assert self._forks.stdin is not None
-        self._forks.stdin.write(json.dumps({"argv": argv, "log": str(self.log)}) + "\n")
-        self._forks.stdin.flush()
-        return int(self._told())
-
-    def ended(self) -> int:
-        return int(self._told())
-
-    def close(self) -> None:
-        self._forks.communicate(timeout=30)
-
-    def _told(self) -> str:
-        assert self._forks.stdout is not None
-        return self._forks.stdout.readline().strip()
-
-
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    started = Cli(tmp_path_factory.mktemp("cli"))
+    started = Cli(Path(__file__).with_name("forked_cli.py"), tmp_path_factory.mktemp("cli"))
     yield started
     started.close()
 
@@ -72,7 +40,7 @@ def arguments(server: FailingServer, tmp_path_factory: pytest.TempPathFactory) -
     codes = tmp_path_factory.mktemp("codes") / "codes.csv"
     codes.write_text(CODES)
     given = f"--stage 2 --seed 5 --count {COUNT} --codes {codes} --model m --api-base {server.api_base}"
-    given += " --concurrency 16 --timeout 0.5"
+    given += " --concurrency 16 --timeout 60"
     return lambda output: ["synth", *given.split(), "--output", str(output)]
 
 
@@ -86,27 +54,13 @@ def undisturbed(
     return output
 
 
-def journalled(output: Path) -> list[dict]:
-    journal = output.with_suffix(".journal")
-    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []  # what is torn is no line
-    return [record for record in map(json.loads, lines) if "arguments" not in record]
-
-
-def answered(output: Path) -> set[str]:
-    """The requests whose answer is kept, by name."""
-    return {f"{record['request']}.{record['attempt']}" for record in journalled(output) if "attempt" in record}
-
-
-def wait_for_answers(output: Path, least: int) -> None:
-    give_up = time.monotonic() + 30
-    while len(journalled(output)) < least:
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+def journal_of(output: Path) -> Path:
+    return output.with_suffix(".journal")
 
 
 def test_an_undisturbed_run_gives_every_line_once(undisturbed: Path, server: FailingServer) -> None:
     summary = json.loads(undisturbed.with_suffix(".summary.json").read_text())
-    records = journalled(undisturbed)
+    records = journalled(journal_of(undisturbed))
     accepted = [record["request"] for record in records if "accepted" in record]
     given_up = [record["request"] for record in records if "given_up" in record]
     assert sorted(accepted + given_up) == list(range(COUNT))
@@ -127,13 +81,19 @@ def test_killed_and_interrupted_runs_lose_and_repeat_nothing(
     moments = random.Random(11)
     server.sent.clear()
     for sign in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
-        kept, before = answered(output), dict(server.sent)
+        kept, before = answered(journal_of(output)), dict(server.sent)
+        least = len(kept) + moments.randint(4, 7)
+        # A few more, so that it is killed at work; 3 times 10, and 16 that are under way at the last: not all requests.
+        server.let(least - len(kept) + 3)
         pid = cli.start(arguments(output))
-        wait_for_answers(output, len(journalled(output)) + moments.randint(12, 20))
+        wait_for(lambda least=least: len(answered(journal_of(output))) >= least)
         time.sleep(moments.random() * 0.05)
         os.kill(pid, sign)
+        if sign == signal.SIGINT:
+            wait_for(lambda: "stopping: what is under way" in cli.log.read_text())
+            server.let(None)
         assert cli.ended() == (130 if sign == signal.SIGINT else -sign)
-        assert kept < answered(output)
+        assert kept < answered(journal_of(output))
         assert all(server.sent[name] == before[name] for name in kept)
         if not kept:  # the power went in the middle of a line
             with output.with_suffix(".journal").open("r+b") as journal:
@@ -145,14 +105,16 @@ def test_killed_and_interrupted_runs_lose_and_repeat_nothing(
     whole, begun = undisturbed.read_text().splitlines(), output.read_text().splitlines()
     assert begun == whole[: len(begun)] != whole
 
-    kept, before = answered(output), dict(server.sent)
+    kept, before = answered(journal_of(output)), dict(server.sent)
+    server.let(None)
     cli.start(arguments(output))
     assert cli.ended() in (0, 1), cli.log.read_text()
     assert output.read_bytes() == undisturbed.read_bytes()
     rejects = output.with_suffix(".rejects.jsonl")
     assert rejects.read_bytes() == undisturbed.with_suffix(".rejects.jsonl").read_bytes()
     assert all(server.sent[name] == before[name] for name in kept)
-    settled = [record["request"] for record in journalled(output) if "accepted" in record or "given_up" in record]
+    records = journalled(journal_of(output))
+    settled = [record["request"] for record in records if "accepted" in record or "given_up" in record]
     assert sorted(settled) == list(range(COUNT))
 
     # Once more: there is nothing left to ask.

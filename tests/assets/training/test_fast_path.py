@@ -98,8 +98,8 @@ def test_five_steps_equal_the_plain_trainers(model_type: str, tmp_path: Path) ->
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    from medcode_assets.config import LoraSettings
     from medcode_assets.training.models import lora_config
+    from medcode_assets.training.settings import LoraSettings
 
     base = tiny_base(tmp_path / "base", tiny_model(model_type))
     examples = random_examples(20)

@@ -37,7 +37,7 @@ except MedcodeError as error:
 def limited(folder: Path, megabytes: int) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-c", LIMITED, str(folder), str(megabytes * 2**20)]
     root = Path(__file__).resolve().parents[3]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=root)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=350, cwd=root)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space are Linux's")

@@ -7,11 +7,11 @@ import pytest
 from transformers import Qwen2Config
 
 from benchmarks.planning import Shape, measured_apart, planned
-from medcode_assets.config import LoraSettings, TrainingSettings
 from medcode_assets.training.cost import flops_per_example, read_gpus
 from medcode_assets.training.models import Precision
 from medcode_assets.training.planning import Growth, MemoryPlan, advice, fullest_row, plan
 from medcode_assets.training.rehearsal import Stage, _rehearse, rehearse
+from medcode_assets.training.settings import LoraSettings, TrainingSettings
 
 ROW = [(180, 20), (90, 10)]
 

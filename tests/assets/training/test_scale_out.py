@@ -9,12 +9,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from medcode_assets.config import ComputeSettings
 from medcode_assets.resources.compute import Compute
 from medcode_assets.training import launch
 from medcode_assets.training.job import TrainingResult, read_job
 from medcode_assets.training.launch import Subprocesses, launched_training, torchrun_command
 from medcode_assets.training.loop import train
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 from tests.assets.training.jobs import LEARNABLE, make_job, tiny_base, weights

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from medcode_assets.artifacts import made
-from medcode_assets.config import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.evaluation.plots import search_trials
 from medcode_assets.recipes.searching import find_settings, use_best
 from medcode_assets.training.job import TRAIN, VALIDATION, TrainingJob, TrainingResult, read_job
 from medcode_assets.training.loop import train
 from medcode_assets.training.progress import LogMetrics
 from medcode_assets.training.search import Search, data_folder, run_search, suggest
+from medcode_assets.training.settings import LoraSettings, SearchSettings, TrainingSettings
 from medcode_assets.training.study import Found, open_study
 from medcode_assets.training.tracking import TrackedRun
 from medcode_serving.base_models import LocalModel
@@ -185,7 +185,7 @@ def _until_killed(search: Search, begun: Path) -> None:
     def hangs_at_the_second(folder: Path, on_metrics: LogMetrics) -> TrainingResult:
         if read_job(folder).fingerprint.endswith("-1"):
             begun.touch()
-            time.sleep(60)
+            time.sleep(600)
         return pretend(folder, on_metrics)
 
     run_search(replace(search, train=hangs_at_the_second))

@@ -246,7 +246,8 @@ def test_time_grows_with_the_length_only(beginning: str, piece: str) -> None:
 
     seconds(piece)
     short = piece * (2000 // len(piece))
-    assert seconds(short * 10) < 30 * max(seconds(short), 0.01)
+    limit = 30 * max(seconds(short), 0.01)  # it takes about 10 times as long; with its square it would be 100
+    assert any(seconds(short * 10) < limit for _ in range(3))  # a noisy neighbour takes of the processor's caches, too
 
 
 def test_long_blanks_are_short_and_places_stay() -> None:

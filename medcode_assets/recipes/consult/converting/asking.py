@@ -1,4 +1,4 @@
-"""The loop that has a model convert: many requests at a time, every reply into a journal as soon as it is there.
+"""Rows that a model converts: many requests at a time, every reply into a journal as soon as it is there.
 
 The journal (`medcode_assets.synthesis.journal`) is on the disk before the run goes on. So a killed run has lost what
 was under way and nothing else, and the next one asks for nothing twice: a row's next request follows from its records.
@@ -6,7 +6,6 @@ was under way and nothing else, and the next one asks for nothing twice: a row's
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 from medcode_assets.recipes.consult.converting.replies import Refused, read_reply, unreadable
 from medcode_assets.recipes.consult.converting.requests import Earlier, conversion_request
 from medcode_assets.recipes.consult.sources import Conversation
-from medcode_assets.synthesis.client import Reply, StoppedError, UnansweredError
-from medcode_assets.synthesis.generate import FAILURES_IN_A_ROW, POLL_SECONDS
+from medcode_assets.synthesis.asking import Asking
+from medcode_assets.synthesis.client import Reply
 from medcode_assets.synthesis.journal import Journal, Record
 from medcode_assets.synthesis.requests import Request
 from medcode_assets.synthesis.tally import Tally
-from medcode_serving.errors import MedcodeError
 
 
 @dataclass
@@ -59,11 +57,7 @@ class State:
 def replayed(journal: Journal) -> State:
     """Return the state that a journal holds. Raises MedcodeError if it is broken."""
     state = State()
-    for offset, record in journal.records():
-        try:
-            state.add(offset, record)
-        except (LookupError, TypeError, ValueError, AttributeError):
-            raise journal.refuse_record(offset) from None
+    journal.replay(state.add)
     return state
 
 
@@ -76,9 +70,6 @@ class Conversion:
         self._attempts = attempts
         self.state = state
         self._waiting = deque(filter(state.is_open, range(len(rows))))
-        self._unanswered_in_a_row = 0
-        self._last_failure = ""
-        self._refusal: MedcodeError | None = None
 
     def run(
         self,
@@ -99,34 +90,12 @@ class Conversion:
         Raises:
             MedcodeError: the server refuses for good, or is away.
         """
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="medcode-convert")
-        running: dict[Future[Reply], Request] = {}
-        try:
-            while True:
-                while not stop.is_set() and self._waiting and len(running) < workers:
-                    request = self._request(self._waiting.popleft())
-                    running[pool.submit(ask, request)] = request
-                if not running:
-                    break
-                done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._take_in(running.pop(future), future)
-                if self._unanswered_in_a_row >= max(FAILURES_IN_A_ROW, workers) and self._refusal is None:
-                    self._refusal = MedcodeError(
-                        f"{self._unanswered_in_a_row} requests in a row got no answer (the last: "
-                        f"{self._last_failure}); check that the server runs; the same command goes on from here"
-                    )
-                if self._refusal is not None:
-                    stop.set()  # what is under way is paid for, and still taken in
-                if done and on_progress:
-                    on_progress(self.state.tally)
-            complete = not self._waiting and not stop.is_set()
-        finally:
-            stop.set()  # after an error or Ctrl-C, requests that are under way end soon
-            pool.shutdown(wait=False, cancel_futures=True)
-        if self._refusal is not None:
-            raise self._refusal
-        return complete
+        asking = Asking(ask, workers=workers, stop=stop)
+        asking.run(lambda: self._draw(stop), self._take_in, self.state.failed, self.state.tally, on_progress)
+        return not self._waiting and not stop.is_set()
+
+    def _draw(self, stop: Event) -> Request | None:
+        return None if stop.is_set() or not self._waiting else self._request(self._waiting.popleft())
 
     def _request(self, number: int) -> Request:
         attempt, earlier = 0, None
@@ -135,26 +104,14 @@ class Conversion:
             attempt, earlier = record["attempt"] + 1, Earlier(record["answer"], record["problems"])
         return conversion_request(number, attempt, self._rows[number], earlier)
 
-    def _take_in(self, request: Request, future: "Future[Reply]") -> None:
-        try:
-            reply = future.result()
-        except StoppedError:
+    def _take_in(self, replies: Sequence[tuple[Request, Reply]]) -> None:
+        if not replies:
             return
-        except MedcodeError as refusal:
-            self._refusal = refusal
-        except UnansweredError as error:
-            self.state.failed.add(request.number)
-            self.state.tally.failed += 1
-            self.state.tally.retries += error.retries
-            self._unanswered_in_a_row += 1
-            self._last_failure = str(error)
-        else:
-            self._unanswered_in_a_row = 0
-            record = self._record(request, reply)
-            (offset,) = self._journal.append([record])
+        records = [self._record(request, reply) for request, reply in replies]
+        for offset, record in zip(self._journal.append(records), records, strict=True):
             self.state.add(offset, record)
-            if self.state.is_open(request.number):
-                self._waiting.appendleft(request.number)
+            if self.state.is_open(record["request"]):
+                self._waiting.appendleft(record["request"])
 
     def _record(self, request: Request, reply: Reply) -> Record:
         row = self._rows[request.number]
@@ -162,10 +119,7 @@ class Conversion:
         record: dict[str, Any] = {
             "request": request.number,
             "attempt": request.attempt,
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "cost": reply.cost,
-            "retries": reply.retries,
+            **reply.spent(),
         }
         if not isinstance(found, Refused):
             return {**record, "doctor": found, "accepted": True}

@@ -55,7 +55,7 @@ def run(
             "converter_model": "m",
             "api_base": server.api_base,
             "workers": 8,
-            "timeout_s": 0.5,
+            "timeout_s": 60.0,
         }
         section = ConsultSection(**{**given, **change})
         content = content_hash(rows)
@@ -132,6 +132,14 @@ def test_rows_without_a_reply_keep_their_answer_and_are_asked_by_the_next_run(
     assert (again := run(10, retries=1)).unanswered == 0
     assert again.converted == 10
     assert server.sent["0.0"] == 1 and server.sent["2.0"] == 3
+
+
+def test_a_server_that_is_silent_is_not_waited_for(
+    run: Callable[..., Outcome], server: ConvertingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "failure", lambda _name, _tries: "hang")
+    server.hang_s = 3600
+    assert run(2, retries=0, timeout_s=0.5).unanswered == 2
 
 
 def test_a_server_that_is_away_or_refuses_ends_the_run(run: Callable[..., Outcome], server: ConvertingServer) -> None:

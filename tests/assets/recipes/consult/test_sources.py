@@ -14,6 +14,7 @@ from medcode_assets.recipes.consult.questions import consult_questions, read_row
 from medcode_assets.recipes.consult.settings import ConsultSection
 from medcode_assets.recipes.consult.sources import Conversation, read_conversations, source_fingerprint
 from medcode_serving.errors import MedcodeError
+from tests.assets.recipes.damaged_files import write_damaged_stream
 
 ROWS: list[dict[str, Any]] = [
     {"Description": "Q. Is it a cold?", "Patient": "Hi, I cough.", "Doctor": "Yes, a cold.\nRest.", "Status": "low"},
@@ -254,15 +255,6 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [1, 15, 30])
 def test_a_damaged_arrow_file_ends_in_a_line_and_not_the_process(tmp_path: Path, row: int) -> None:
-    table = pa.table(
-        {name: [f"{name} text {n}" for n in range(30)] for name in ("Description", "Patient", "Doctor", "Status")}
-    )
-    target = pa.BufferOutputStream()
-    with pa.ipc.new_stream(target, table.schema) as writer:
-        writer.write_table(table)
-    contents = bytearray(target.getvalue().to_pybytes())
-    place = contents.index(table.column(0).chunk(0).buffers()[1].to_pybytes()[:124])  # its offsets
-    contents[place + 4 * row + 3] = 127
-    (tmp_path / "a.arrow").write_bytes(contents)
+    write_damaged_stream(tmp_path / "a.arrow", ("Description", "Patient", "Doctor", "Status"), row)
     with pytest.raises(MedcodeError, match=r"a\.arrow"):
         read_conversations(section(tmp_path / "a.arrow"), tmp_path)

@@ -276,7 +276,7 @@ def test_half_of_medmcqa_is_prepared_without_a_leak(tmp_path: Path) -> None:
     chosen = MedqaSection(source=str(MEDMCQA), augmentation=3)
     found = read_source(find_source(chosen, tmp_path))
     questions, facts = prepare(found.rows, chosen)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 60
     assert (found.cop_base, facts.read) == (1, 2091)
     assert facts.dropped == {"duplicate_options": 12, "repeated": 5}
     assert sum(facts.kept.values()) == 2074

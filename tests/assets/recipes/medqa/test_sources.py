@@ -14,6 +14,7 @@ from medcode_assets.recipes.medqa.rows import ExamRow, unlabelled
 from medcode_assets.recipes.medqa.settings import MedqaSection
 from medcode_assets.recipes.medqa.sources import ReadQuestions, find_source, hub_source, read_source
 from medcode_serving.errors import MedcodeError
+from tests.assets.recipes.damaged_files import write_damaged_stream
 from tests.assets.recipes.medqa.exam_rows import DRUGS, record
 
 
@@ -205,13 +206,6 @@ def test_open_questions_have_an_answer_and_no_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [1, 15, 30])
 def test_a_damaged_arrow_file_ends_in_a_line_and_not_the_process(tmp_path: Path, row: int) -> None:
-    table = pa.table({name: [f"{name} text {n}" for n in range(30)] for name in ("question", "opa", "opb")})
-    target = pa.BufferOutputStream()
-    with pa.ipc.new_stream(target, table.schema) as writer:
-        writer.write_table(table)
-    contents = bytearray(target.getvalue().to_pybytes())
-    place = contents.index(table.column(0).chunk(0).buffers()[1].to_pybytes()[:124])  # its offsets
-    contents[place + 4 * row + 3] = 127
-    (tmp_path / "a.arrow").write_bytes(contents)
+    write_damaged_stream(tmp_path / "a.arrow", ("question", "opa", "opb"), row)
     with pytest.raises(MedcodeError, match=r"a\.arrow"):
         read(tmp_path / "a.arrow")

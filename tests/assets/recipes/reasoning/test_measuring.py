@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcode_assets.recipes.reasoning.measuring import Asked, ReasoningLimits, measure_answers, rates
+from medcode_assets.recipes.reasoning.measuring import Asked, ReasoningLimits, measure_answers
 from medcode_assets.recipes.reasoning.preferences import compare_preferences, mcnemar, measure_preferences
+from medcode_assets.recipes.reasoning.rates import rates
 from medcode_serving.codes.tables import code_tables
 from medcode_serving.errors import MedcodeError
 from medcode_serving.reasoned import read_answer
@@ -189,9 +190,9 @@ def test_one_narrative_without_an_answer(text):
 def test_garbage_is_read_fast():
     garbage = ["ICD10: " * 20_000, "ICD10: " + "A" * 100_000, "<think>\n" + "- a\n" * 30_000, "." * 100_000]
     garbage += ["ICD10: " + "." * 100_000, "</think>" * 20_000, "ICD10: X" + "9." * 50_000, "(" * 100_000]
-    start = time.perf_counter()
+    start = time.thread_time()
     found = measured([(BRONCHITIS, text) for text in garbage])
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 20  # half a second; quadratic in a text, it is minutes
     assert found.exact_accuracy.value == found.valid_code_rate.value == found.reasoning_rate.value == 0
     assert found.code_statuses == {"malformed": 3}  # As, X9.9.9 and the marker that stands for a code
     assert len(found.model_dump_json()) < 10_000

@@ -182,3 +182,11 @@ def test_an_engine_that_knows_codes_only_is_refused(made: Path) -> None:
     )
     with pytest.raises(MedcodeError, match="answers in words"):
         load_engine(latest_bundle(made / "bundles", "riddles"), inference, made / "base_models")
+
+
+def test_a_length_penalty_by_default_is_refused_before_a_server_is_asked(made: Path) -> None:
+    inference = load_inference_settings(
+        **{"model.home": str(made), "model.engine": "litellm", "writing.length_penalty": 0.5}
+    )
+    with pytest.raises(MedcodeError, match=r"writing\.length_penalty: engine litellm has no length penalty"):
+        load_engine(latest_bundle(made / "bundles", "riddles"), inference, made / "base_models")

@@ -6,6 +6,7 @@ names of sandboxes are unique among those that run. `CLOUD.failure` is what ever
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +85,8 @@ class Cloud:
         self.sandboxes: dict[str, Sandbox] = {}
         self.failure: Exception | None = None
         self.uploads = 0
+        self.held = False
+        """Sandboxes stand still from their first moment; SIGCONT lets them go on."""
 
     def reached(self) -> None:
         if self.failure is not None:
@@ -211,6 +214,8 @@ class Sandbox:
             [os.path.realpath(sys.executable), *rest],  # which has none of this environment's libraries
             env={"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "PYTHONPATH": ":".join(map(str, path))},
         )
+        if CLOUD.held:
+            self.process.send_signal(signal.SIGSTOP)
         self.filesystem, self.ended = Filesystem(self.root), 0.0
         CLOUD.sandboxes[self.object_id] = self
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcode_assets.config import ComputeSettings
 from medcode_assets.training.job import TrainingResult, finished
 from medcode_assets.training.launch import launched_training
 from medcode_assets.training.remote import following
@@ -20,6 +19,7 @@ from medcode_assets.training.remote.following import RemoteRun
 from medcode_assets.training.remote.launchers import Handle, read_handle, write_handle
 from medcode_assets.training.remote.runner import ENDED, LOG, MESSAGES, Ending, last_words
 from medcode_assets.training.remote.shipping import Shipment, pack, unpack
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.errors import MedcodeError
 from tests.assets.training.jobs import make_job, tiny_base
 

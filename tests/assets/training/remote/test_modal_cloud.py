@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from medcode_assets.config import ComputeSettings
 from medcode_assets.resources.compute import Compute, gpu_tags
 from medcode_assets.training.job import read_job
 from medcode_assets.training.launch import launched_training
@@ -20,6 +20,7 @@ from medcode_assets.training.remote.following import RemoteRun
 from medcode_assets.training.remote.launchers import UnreachableError, launcher_for, new_handle, read_handle
 from medcode_assets.training.remote.modal_cloud import ModalLauncher
 from medcode_assets.training.remote.shipping import pack
+from medcode_assets.training.settings import ComputeSettings
 from medcode_serving.base_models import LocalModel
 from medcode_serving.errors import MedcodeError
 from tests.assets.training.jobs import make_job, tiny_base, weights
@@ -131,11 +132,13 @@ def test_a_short_loss_of_the_network_is_waited_out(
 ) -> None:
     folder = make_job(tmp_path / "job", base, compute={**ALLOWED, "remote_hours": 1e-4})
     naps, nap = list[float](), following.time.sleep
+    cloud.held = True  # it is still running at the second look
 
     def sleep(seconds: float) -> None:
         naps.append(seconds)
         cloud.failure = fake_modal.ConnectionError("down") if len(naps) == 1 else None
         if len(naps) > 1:
+            cloud.sandboxes["sb-0"].process.send_signal(signal.SIGCONT)
             cloud.sandboxes["sb-0"].process.wait()
             nap(seconds)
 

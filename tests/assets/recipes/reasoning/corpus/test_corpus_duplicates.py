@@ -71,7 +71,7 @@ def test_bands_find_pairs_at_the_threshold(threshold: float) -> None:
     assert 1 - (1 - threshold**rows) ** bands >= LEAST_RECALL
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, derandomize=True)  # by chance, a band may be missed
 @given(
     st.lists(st.tuples(st.integers(0, 120), st.integers(30, 60)), max_size=40), st.sampled_from([0.3, 0.6, 0.8, 1.0])
 )

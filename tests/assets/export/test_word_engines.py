@@ -1,4 +1,4 @@
-"""The engine `llamacpp` where answers are words, beside the same model in transformers."""
+"""The engines `llamacpp` and `litellm` where answers are words, beside the same model in transformers."""
 
 import math
 from collections import Counter
@@ -11,12 +11,15 @@ from medcode_assets.export.gguf import write_gguf
 from medcode_assets.export.metadata import ModelMetadata
 from medcode_serving import base_models
 from medcode_serving.bundle import DecodingSettings
+from medcode_serving.engines.litellm_words import LiteLLMWordsEngine
 from medcode_serving.engines.llamacpp_words import LlamaCppWordsEngine
 from medcode_serving.engines.protocol import NoteOptions, Prediction, Writing
 from medcode_serving.engines.words import WordsEngine
-from medcode_serving.errors import MedcodeError
+from medcode_serving.errors import MedcodeError, OptionError
 from medcode_serving.prompts import PromptTemplate
+from medcode_serving.settings import RemoteSettings
 from tests import tiny
+from tests.assets.export.conftest import SERVER_KEY, openai_server
 
 QUESTIONS = [
     "Which drug ends an attack of gout?",
@@ -128,3 +131,47 @@ def test_files_limits_and_ends_that_do_not_fit_are_refused(f32: Path, tmp_path: 
     found.close()
     with pytest.raises(MedcodeError, match="engine llamacpp was closed"):
         found.predict(QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def remote(f32: Path) -> Iterator[LiteLLMWordsEngine]:
+    """The engine `litellm`, before llama.cpp's server with the same file."""
+    with openai_server(f32, context_length=160) as address, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MEDCODE_REMOTE_API_KEY", SERVER_KEY)
+        settings = RemoteSettings(model="m", api_base=address, concurrency=2)
+        found = LiteLLMWordsEngine(PROMPT, DECODING, settings)
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize("writing", [Writing(), Writing(max_tokens=5), Writing(max_sentences=1)], ids=str)
+def test_a_server_answers_as_transformers(
+    remote: LiteLLMWordsEngine, transformers: WordsEngine, writing: Writing
+) -> None:
+    options = [NoteOptions(writing=writing)] * 2
+    progress: list[int] = []
+    found = remote.predict(QUESTIONS[:2], options=options, on_progress=progress.append)
+    assert progress == [1, 1]
+    for ours, theirs in zip(found, transformers.predict(QUESTIONS[:2], options=options), strict=True):
+        assert ours.written is not None
+        assert theirs.written is not None
+        assert (ours.written.text, ours.written.cut) == (theirs.written.text, theirs.written.cut)
+        assert abs(ours.written.tokens - theirs.written.tokens) <= 1  # a sentence's end is seen a token later here
+        assert ours.written.confidence == pytest.approx(theirs.written.confidence, abs=0.05)
+
+
+def test_a_server_draws_with_temperature_and_seed(remote: LiteLLMWordsEngine) -> None:
+    def drawn(seed: int) -> list[str]:
+        return texts(remote.predict(QUESTIONS[:2], options=[NoteOptions(writing=Writing(None, 1.5, seed))] * 2))
+
+    assert drawn(7) == drawn(7) != drawn(8)
+
+
+def test_a_server_is_asked_for_no_length_penalty_and_not_for_what_ended_or_is_too_long(
+    remote: LiteLLMWordsEngine,
+) -> None:
+    with pytest.raises(OptionError, match="no length penalty"):
+        remote.predict(QUESTIONS, options=[NoteOptions(writing=Writing(length_penalty=0.5))] * 4)
+    options = [NoteOptions(ended=lambda: True), NoteOptions(long_notes="refuse")]
+    ended, long = remote.predict([QUESTIONS[0], QUESTIONS[3] * 5], options=options)
+    assert (ended.outcome, long.outcome) == ("ended", "too_long")
