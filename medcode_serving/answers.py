@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
 from medcode_serving.engines.protocol import LongNotes
@@ -101,7 +101,7 @@ class WritingOptions(_Options):
         description="Of the draws, with a temperature above 0: the same bundle, question and seed give the same "
         "answer. If not given, one is drawn; the answer tells it.",
     )
-    use_safety: bool | None = Field(
+    use_safety: StrictBool | None = Field(  # else "no" would switch it off, and "n" be refused
         default=None, description="Whether question and answer are checked for dangers; the settings' if not given."
     )
     long_questions: Literal["shorten", "refuse"] = Field(
@@ -169,7 +169,7 @@ class PredictionResponse(BaseModel):
     )
     model: ModelIdentity
     engine: str = Field(
-        description="What predicted: transformers, litellm, linear, untuned_base or frequency_prior.",
+        description="What predicted: transformers, llamacpp, litellm, linear, untuned_base or frequency_prior.",
         examples=["transformers"],
     )
     fallback: Fallback | None = Field(
@@ -208,7 +208,9 @@ class WrittenResponse(BaseModel):
         examples=[812.4],
     )
     model: ModelIdentity
-    engine: str = Field(description="What wrote: transformers, or untuned_base.", examples=["transformers"])
+    engine: str = Field(
+        description="What wrote: transformers, llamacpp, litellm or untuned_base.", examples=["transformers"]
+    )
     confidence: float | None = Field(
         description="Geometric mean of the probabilities of the answer's tokens, in [0, 1]: how sure the model was of "
         "its wording. Not the probability that the answer is right.",

@@ -116,7 +116,8 @@ class NoteQueue:
 
     def __len__(self) -> int:
         """Return the number of notes that wait or are being answered."""
-        return len(self._waiting) + len(self._running)
+        with self._changed:  # the thread moves notes from one list to the other
+            return len(self._waiting) + len(self._running)
 
     async def answer(self, engine: Engine, note: str, options: NoteOptions) -> Prediction:
         """Return an engine's prediction for a note. If the awaiting task is cancelled, so is the note.

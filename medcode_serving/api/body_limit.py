@@ -11,6 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+class BodyTooLongError(HTTPException):
+    """A body of more bytes than is allowed. FastAPI lets no other kind of error through while it reads a body."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(413, f"the request has more than {max_bytes} bytes (api.max_body_bytes)")
+
+
 class BodyLimit:
     """Innermost middleware: raises 413 inside the handler, where it becomes a problem document."""
 
@@ -32,11 +39,11 @@ class BodyLimit:
         async def receive_within_limit() -> Message:
             nonlocal received
             if too_long:
-                raise HTTPException(413)
+                raise BodyTooLongError(self._max_bytes)
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise HTTPException(413)
+                raise BodyTooLongError(self._max_bytes)
             return message
 
         await self._app(scope, receive_within_limit, send)

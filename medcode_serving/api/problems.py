@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from medcode_serving.api.body_limit import BodyTooLongError
 from medcode_serving.documents import DocumentError
 from medcode_serving.errors import MedcodeError
 
@@ -172,7 +173,7 @@ def install_handlers(app: FastAPI) -> None:
         return problem_response(
             status.value,
             f"http_{status.value}",
-            status.description or status.phrase,
+            error.detail if isinstance(error, BodyTooLongError) else status.description or status.phrase,
             request.state.request_id,
             headers=error.headers,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import product
 
+from medcode_serving.safety.denials import is_denied
 from medcode_serving.safety.patient import Patient
 from medcode_serving.safety.phrases import Hit
 from medcode_serving.safety.reading import Reading
@@ -11,8 +12,6 @@ from medcode_serving.safety.rules import EmergencyRule, SafetyRules
 
 _SENTENCES_APART = 4
 """Signs further apart than this many sentences are not one picture."""
-_BACK = 3
-"""Words between a sign and "is gone"."""
 _MOST_COMBINATIONS = 64
 
 
@@ -71,9 +70,7 @@ def _together(signs: Sequence[Sequence[Hit]], question: Reading) -> Sequence[Hit
 def _is_so(hit: Hit, question: Reading) -> bool:
     """Tell whether a sign is described as there, now."""
     sentence = question.sentence(hit.start)
-    if question.reached_from_before("negation", hit.start) or question.reached_from_behind(
-        "negation_after", hit.end, 3
-    ):
+    if is_denied(hit, question):
         return False
     if question.in_sentence("past", sentence) and not question.in_sentence("present", sentence):
         return False

@@ -1,6 +1,7 @@
 """A small language for phrases, and finding thousands of them in one pass over the words of a text.
 
-`chest (pain*|tightness)`: words, `(a|b c|)` one of these, `word*` any word that begins so, `..` up to three words.
+`chest (pain*|tightness)`: words, `(a|b c|)` one of these, `word*` any word that begins so, `..` up to three words, none of
+them a denial: "my face is not drooping" has no `face .. droop*`.
 """
 
 import re
@@ -14,6 +15,7 @@ from medcode_serving.safety.words import Word, split_words
 
 _GAP = 3
 """Words that `..` may stand for."""
+_DENIALS = "not|never|no|without"
 _PREFIX_KEY = 3
 _MARKS = re.compile(r"\(|\)|\||\.\.|[^\s()|]+")
 
@@ -120,7 +122,7 @@ def _pattern(sequence: _Sequence) -> str:
         if isinstance(element, _Term):
             parts.append(re.escape(element.text) + ("[^ ]* " if element.is_prefix else " "))
         elif isinstance(element, _Gap):
-            parts.append(rf"(?:[^ \n]+ ){{0,{_GAP}}}")
+            parts.append(rf"(?:(?!(?:{_DENIALS}) )[^ \n]+ ){{0,{_GAP}}}")
         else:
             parts.append(f"(?:{'|'.join(_pattern(option) for option in element.options)})")
     return "".join(parts)

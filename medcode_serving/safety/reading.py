@@ -15,7 +15,7 @@ from medcode_serving.safety.words import Word, split_words
 REACH = 12
 """Words that a cue reaches at most."""
 _CANCELS = {
-    "not_negation": ("negation", "not_taken"),
+    "not_negation": ("negation", "negation_near", "told_no", "not_taken"),
     "fine": ("against", "against_after", "warns"),
     "not_urgent": ("urgent",),
     "ceiling": ("against", "against_after", "fine", "threshold"),
@@ -51,6 +51,13 @@ class Reading:
     def sentence(self, word: int) -> int:
         """Return the number of the sentence that a word stands in."""
         return self.words[word].sentence
+
+    def is_question(self, sentence: int) -> bool:
+        """Tell whether a sentence ends in a question mark and another follows."""
+        if sentence + 1 not in self.bounds:
+            return False
+        end, start = self.words[self.bounds[sentence][1] - 1].end, self.words[self.bounds[sentence + 1][0]].start
+        return "?" in self.plain.text[end:start]
 
     def names_between(self, start: int, end: int) -> Sequence[Named]:
         """Return the names that begin at some words."""

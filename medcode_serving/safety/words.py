@@ -32,6 +32,8 @@ _ABBREVIATIONS = frozenset({
     "mcg", "ml", "kg", "lb", "g", "hr", "hrs", "tab",
 })  # fmt: skip
 """A full stop after these ends a sentence only if the next word has a capital letter."""
+_SAINT = "st"
+"""Its full stop ends no sentence at all: "St. John's wort"."""
 _LAST = re.compile(r"[\w.]+$")
 _NEXT = re.compile(r"\S")
 _LOOK_BACK = 1000
@@ -88,7 +90,7 @@ def _is_end(text: str, match: re.Match[str], last: str, is_capital: Callable[[in
     before = _LAST.search(text, max(0, match.start() - 12), match.start())
     if match["end"] == "." and before and before[0] in _ABBREVIATIONS:
         after = _NEXT.search(text, match.end())
-        return after is None or is_capital(after.start())
+        return after is None or (before[0] != _SAINT and is_capital(after.start()))
     return True
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from medcode_assets.warehouse import one_value, open_warehouse
@@ -21,6 +22,7 @@ from .dagster_pages import (
     wait_for_run,
 )
 
+pytestmark = pytest.mark.timeout(1800)  # of whole runs; the waits below have limits of their own
 GROUPS = {
     "raw": ["admissions", "diagnoses_icd", "hcpcsevents", "notes", "patients", "procedures_icd"]
     + ["d_hcpcs", "d_icd_diagnoses", "d_icd_procedures"],

@@ -18,6 +18,7 @@ from medcode_assets.corpora.synthetic_mimic import write_synthetic_mimic
 
 from .background import in_background, started
 
+SECONDS_TO_HANG = 1800
 TOKENIZE = ["--base-model=embedded", "--set=data.max_prompt_tokens=256"]
 _TRAIN = [
     *TOKENIZE,
@@ -74,6 +75,13 @@ def medcode(*arguments: str | Path, home: Path, timeout: int = 1200) -> "subproc
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test waits for whole runs, and these for their turn; each has a limit of its own, which says more."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SECONDS_TO_HANG))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -206,7 +206,8 @@ def test_bad_requests_are_explained_and_not_quoted(client: httpx.Client, body: b
 def test_other_errors_are_problems_too(client: httpx.Client) -> None:
     problem(client.get(f"/{MARKER}"), 404, "http_404")
     problem(client.get(f"/predict?text={MARKER}"), 405, "http_405")
-    problem(client.post("/predict", json={"text": MARKER * 10_000}), 413, "http_413")
+    too_long = problem(client.post("/predict", json={"text": MARKER * 10_000}), 413, "http_413")
+    assert too_long["detail"].endswith("bytes (api.max_body_bytes)")
     chunks = (f'"{MARKER}",'.encode() * 1000 for _ in range(20))  # a body that does not tell its length
     problem(client.post("/predict", content=chunks), 413, "http_413")
 

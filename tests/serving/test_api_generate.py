@@ -226,6 +226,8 @@ def test_a_pharmacist_s_own_rules_are_used(serve, words_home: Path, tmp_path: Pa
         ({"question": MARKER, "max_sentences": 0}, "invalid_request"),
         ({"question": MARKER, MARKER: 1}, "invalid_request"),
         ({"question": MARKER, "top_k": 1}, "invalid_request"),
+        ({"question": MARKER, "use_safety": "no"}, "invalid_request"),
+        ({"question": MARKER, "use_safety": 0}, "invalid_request"),
         ([MARKER], "invalid_request"),
     ],
 )
