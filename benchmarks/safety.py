@@ -5,21 +5,28 @@
 Times are for the labelled lines end to end, which are full of drugs and signs, and for this project's documents.
 
 On `tests/serving/safety/labelled.jsonl`, made by hand. A danger counts as found if its rule is told and the answer is
-not said to advise against it; a false alarm is a line with a warning of a kind (moderate or worse, not addressed) that
-its labels have not. Intervals are Wilson's, 95 %. The rules were tuned on the half that is not `held_out`.
+not said to advise against it; a false alarm is a line with a warning of a kind (moderate or worse, or of a dose far too
+low, not addressed) that its labels have not. Intervals are Wilson's, 95 %. The rules were tuned on the half that is not
+`held_out`. Tags `added10` and `reviewer10` are the lines of 2026-11-22: new ones, and a reviewer's finds, all tuned on.
+
+Where the repository has `../shared/data`, the share of its texts that are told of is counted too: exam questions of
+MedMCQA with their right answers, where no patient asks, and the dialogues of MTS-Dialog. None of their text is printed.
 """
 
 import argparse
+import csv
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medcode_serving.safety import SafetyReport, check_safety
 
 LABELLED = Path(__file__).parents[1] / "tests/serving/safety/labelled.jsonl"
 DOCUMENTS = Path(__file__).parents[1] / "docs"
+SHARED = Path(__file__).parents[1] / "../shared/data"
 KINDS = ("interaction", "emergency", "dose", "age")
 Z = 1.96
 REPEATS = 5
@@ -32,7 +39,8 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
         return (0.0, 1.0)
     share, square = hits / of, Z * Z / of
     middle, reach = share + square / 2, Z * (share * (1 - share) / of + square / of / 4) ** 0.5
-    return ((middle - reach) / (1 + square), (middle + reach) / (1 + square))
+    # rounding may leave a billionth under nothing
+    return (max(0.0, (middle - reach) / (1 + square)), min(1.0, (middle + reach) / (1 + square)))
 
 
 def read_lines(part: str = "all") -> list[dict]:
@@ -41,8 +49,10 @@ def read_lines(part: str = "all") -> list[dict]:
 
 
 def alarms(report: SafetyReport) -> set[tuple[str, str]]:
-    return {(one.kind, one.rule) for one in report.warnings if not one.addressed and one.severity != "low"} | {
-        (one.kind, one.rule) for one in report.warnings if one.kind == "emergency"
+    return {
+        (one.kind, one.rule)
+        for one in report.warnings
+        if one.kind == "emergency" or (not one.addressed and (one.kind == "dose" or one.severity != "low"))
     }
 
 
@@ -90,6 +100,37 @@ def print_figures(part: str, wrong: bool) -> None:
             print(f"\n{line['question']} >> {line['answer']}\n  missed {wanted - told} extra {told - wanted}")
 
 
+def exam_questions() -> Iterator[tuple[str, str]]:
+    """Yield each question of MedMCQA with its right answer and the explanation of it."""
+    for line in (SHARED / "medmcqa/dev-half.jsonl").read_text("utf-8").splitlines():
+        one = json.loads(line)
+        yield one["question"], f"{one['op' + 'abcd'[one['cop'] - 1]]}. {one['exp'] or ''}"
+
+
+def dialogues() -> Iterator[tuple[str, str]]:
+    """Yield each dialogue of MTS-Dialog as a question without an answer."""
+    with (SHARED / "mts-dialog/MTS-Dialog-TrainingSet.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row["dialogue"], ""
+
+
+def print_shared() -> None:
+    """Print how many of the shared texts are told of; nobody has labelled them."""
+    for name, folder, texts in (("MedMCQA", "medmcqa", exam_questions), ("MTS-Dialog", "mts-dialog", dialogues)):
+        if not (SHARED / folder).is_dir():
+            print(f"\n{name}: not counted, there is no ../shared/data/{folder}")
+            continue
+        told: Counter[str] = Counter()
+        of = 0
+        for question, answer in texts():
+            report = check_safety(answer, question=question)
+            of += 1
+            told.update({kind for kind, _ in alarms(report)})
+            told["to be seen today"] += report.risk_level == "high"
+            told["call now"] += report.risk_level == "emergency"
+        print(f"\n{name}: {of} texts, told of: " + ", ".join(f"{kind} {told[kind]}" for kind in sorted(told)))
+
+
 def measure(answer: str, question: str) -> float:
     started = time.thread_time()
     check_safety(answer, question=question)
@@ -115,5 +156,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     for chosen in ("tuned", "held_out") if arguments.part == "all" else (arguments.part,):
         print_figures(chosen, arguments.wrong)
+    print_shared()
     print()
     print_times()

@@ -65,9 +65,8 @@ def main() -> None:
     }
     questions = made_questions(options.questions)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {options.threads} threads a side")
-    print(
-        "| engine | at once | tokens/s | times transformers | CPU ms a token | equal answers |\n|---|---:|---:|---:|---:|---:|"
-    )
+    columns = ("engine", "at once", "tokens/s", "times transformers", "CPU ms a token", "equal answers")
+    print("| " + " | ".join(columns) + " |\n|---|" + "---:|" * (len(columns) - 1))
     with ExitStack() as stack:
         held = {
             name: stack.enter_context(Held(Answering, options.home, options.recipe, settings))

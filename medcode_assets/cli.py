@@ -279,15 +279,20 @@ def plan(
     config: Config = None,
     device: Device = None,
     set_: Set = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of a typical note, with its codes.")] = 2500,
-    longest: Annotated[int, typer.Option(help="Tokens of the longest one.")] = 4096,
-    examples: Annotated[int, typer.Option(min=1, help="Notes an epoch.")] = 100_000,
-    answer: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 100,
+    tokens: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a typical note or question, with its answer.")
+    ] = None,
+    longest: Annotated[int | None, typer.Option(min=2, help="Tokens of the longest one.")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="Notes or questions an epoch.")] = None,
+    answer: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Partition whose tokens are counted; the last written if not given.")
+    ] = None,
     output_dir: OutputDir = None,
 ) -> None:
     """Show how much memory a training takes, what fits on which GPU, and about how long and dear it is there.
 
-    --config takes the settings of any recipe.
+    --config takes the settings of any recipe. Lengths are those of its tokens asset, or what its settings let expect.
     """
     from medcode_assets.config import parse_assignments
     from medcode_assets.config_check import load_training_settings
@@ -296,7 +301,7 @@ def plan(
     flags = {key: value for key, value in (("model.base", base_model), ("compute.device", device)) if value is not None}
     settings = load_training_settings(config, {**flags, **parse_assignments(set_ or [])})
     home = output_dir or medcode_home()
-    print_plan(settings, home, tokens=tokens, longest=longest, examples=examples, answer=answer)
+    print_plan(settings, home, tokens=tokens, longest=longest, examples=examples, answer=answer, name=name)
 
 
 @app.command()

@@ -52,7 +52,11 @@ def convert(
         int, typer.Option("--limit", min=0, help="Convert the first so many rows, to try things out; 0: all.")
     ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run ended, or begin anew.")
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Go on where an earlier run ended; or begin anew: throw away its replies and its data set.",
+        ),
     ] = True,
     converter: Annotated[
         str | None, typer.Option("--converter", help="llm: a model through LiteLLM; outline: cue words, offline.")
@@ -77,7 +81,7 @@ def convert(
 
     Every reply is kept at once: the same command goes on where it was killed. Exit code 1: some rows got no reply.
     """
-    from medcode_assets.consult_command import convert_conversations
+    from medcode_assets.consult_convert_command import convert_conversations
 
     flags = {
         "source": source,

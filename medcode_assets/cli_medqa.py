@@ -1,12 +1,13 @@
 """The commands `medcode medqa ...`: recipe `medqa`, from its questions to a bundle."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medcode_assets.cli_options import DropExisting, Set
+from medcode_assets.cli_options import BaseModel, DropExisting, Set
 from medcode_assets.cli_serving import OutputDir
 from medcode_serving.home import medcode_home
 
@@ -16,6 +17,13 @@ MedqaConfig = Annotated[
     Path | None, typer.Option("--config", help="Settings of the recipe; config/medqa.yaml if not given.")
 ]
 Name = Annotated[str, typer.Option("--name", help="Name of the questions, their partition in Dagster.")]
+
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source", help="A hub id, a JSON, JSONL, parquet or arrow file, a folder named by splits, or `synthetic`."
+    ),
+]
 
 
 class TaskName(StrEnum):
@@ -34,9 +42,17 @@ class ModeName(StrEnum):
     full = "full"
 
 
+def _assigned(source: str | None, base_model: str | None) -> list[str]:
+    """Return options that stand for settings as `--set` takes them."""
+    given = {"medqa.source": source, "model.base": base_model}
+    return [f"{setting}={json.dumps(value)}" for setting, value in given.items() if value is not None]
+
+
 @app.command()
 def run(
     name: Name = "exams",
+    source: Source = None,
+    base_model: BaseModel = None,
     config: MedqaConfig = None,
     output_dir: OutputDir = None,
     set_: Set = None,
@@ -45,12 +61,15 @@ def run(
     """The whole recipe: questions, adapter, evaluation, errors, brevity, a published bundle and its GGUF files."""
     from medcode_assets.medqa_command import run_medqa
 
-    run_medqa(output_dir or medcode_home(), name, config, set_ or [], drop_existing=drop_existing)
+    assignments = [*_assigned(source, base_model), *(set_ or [])]
+    run_medqa(output_dir or medcode_home(), name, config, assignments, drop_existing=drop_existing)
 
 
 @app.command()
 def search(
     name: Name = "exams",
+    source: Source = None,
+    base_model: BaseModel = None,
     config: MedqaConfig = None,
     output_dir: OutputDir = None,
     set_: Set = None,
@@ -59,7 +78,8 @@ def search(
     """Short trainings that look for better settings of the adapter; go on, or add more with --set search.trials=N."""
     from medcode_assets.medqa_command import search_medqa
 
-    search_medqa(output_dir or medcode_home(), name, config, set_ or [], drop_existing=drop_existing)
+    assignments = [*_assigned(source, base_model), *(set_ or [])]
+    search_medqa(output_dir or medcode_home(), name, config, assignments, drop_existing=drop_existing)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medcode_assets.cli_options import DropExisting, Set
+from medcode_assets.cli_options import BaseModel, DropExisting, Set
 from medcode_assets.cli_serving import OutputDir
 from medcode_serving.home import medcode_home
 
@@ -17,7 +17,11 @@ ProgressName = Annotated[
     str, typer.Option("--name", help="Name of the progressive training; its iterations are partitions NAME-01, ….")
 ]
 SpecialtyConfig = Annotated[
-    Path | None, typer.Option("--config", help="Settings of the recipe; config/specialty.yaml if not given.")
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Settings of the recipe; if not given, those given under this name before, else config/specialty.yaml.",
+    ),
 ]
 Source = Annotated[
     str | None,
@@ -32,15 +36,27 @@ Source = Annotated[
 def run(
     name: ProgressName = "specialties",
     source: Source = None,
+    base_model: BaseModel = None,
     config: SpecialtyConfig = None,
     output_dir: OutputDir = None,
     set_: Set = None,
     drop_existing: DropExisting = False,
 ) -> None:
-    """Make the current iteration, the first if there is none: samples to bundle, results, advice; skip what is made."""
+    """Make the current iteration, the first if there is none: samples to bundle, results, advice; skip what is made.
+
+    What is given is remembered under the name: later commands need no --source, --base-model, --config or --set.
+    """
     from medcode_assets.specialty_command import run_specialty
 
-    run_specialty(output_dir or medcode_home(), name, source, config, set_ or [], drop_existing=drop_existing)
+    run_specialty(
+        output_dir or medcode_home(),
+        name,
+        source,
+        config,
+        set_ or [],
+        base_model=base_model,
+        drop_existing=drop_existing,
+    )
 
 
 @app.command(name="next")
@@ -52,6 +68,7 @@ def next_(
 ) -> None:
     """Make the next iteration: the weak specialties' training samples grow as recommended, or as --set says.
 
+    If the last iteration is not finished, go on with it. Settings are those given under the name before.
     --set 'specialty.adjustments={cardiology: 1.5}' wins over the recommendation for cardiology.
     """
     from medcode_assets.specialty_command import next_specialty

@@ -155,24 +155,40 @@ GATES = {
     "no_regression": "Not significantly below the served adapter on the same test split (paired bootstrap).",
 }
 """What a bundle must pass before LATEST names it (medcode_assets/evaluation/gates.py)."""
+WORD_GATES = {
+    "not_collapsed": "Answers have words, differ between questions, and are likely to end.",
+    "readable": "What is written has the form that the recipe asks for (medqa: it chooses an option; consult: it is a "
+    "valid list), often enough and not surely less often than the untuned base's.",
+    "above_untuned_base": "Surely above the untuned base by the recipe's headline measure, on the same questions.",
+    "no_regression": "Not below the served adapter by the headline measure, on the same test questions.",
+}
+"""The same of a bundle that answers in words (medcode_assets/recipes/words/gates.py)."""
 
 
 class GateSettings(Section):
     """What decides whether a bundle is published."""
 
     relax: list[str] = Field(
-        default=[], description=f"Gates that may fail and be published all the same, of {', '.join(GATES)}."
+        default=[],
+        description=f"Gates that may fail and be published all the same, of {', '.join(GATES)}; of recipes in words: "
+        f"{', '.join(WORD_GATES)}.",
     )
     most_dropped: float = Field(
         default=0.05, ge=0, le=1, description="outputs_parse: fragments that are no code, of all that was answered."
+    )
+    least_readable: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="readable, of recipes in words: share of the written answers that must have the recipe's form.",
     )
 
     @field_validator("relax")
     @classmethod
     def _known(cls, relax: list[str]) -> list[str]:
         for gate in relax:
-            if gate not in GATES:
-                raise ValueError(f"unknown gate {gate!r}; choose from {', '.join(GATES)}")
+            if gate not in {**GATES, **WORD_GATES}:
+                raise ValueError(f"unknown gate {gate!r}; choose from {', '.join({**GATES, **WORD_GATES})}")
         return relax
 
 

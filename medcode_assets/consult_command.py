@@ -1,17 +1,17 @@
-"""What `medcode consult ...` does, once its flags are read."""
+"""What `medcode consult run`, `ratings` and `check` do, once their flags are read."""
 
 import re
-import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from medcode_assets.commands import refuse_name, require_assets_extra
 from medcode_assets.config import parse_assignments
 from medcode_serving.errors import MedcodeError
+from medcode_serving.home import medcode_home
 
 if TYPE_CHECKING:
     from medcode_assets.recipes.consult.settings import ConsultSettings
@@ -49,7 +49,7 @@ def run_consult(
 def materialize_conversations(
     home: Path, name: str, settings: "ConsultSettings", *, drop_existing: bool = False
 ) -> None:
-    """Materialize the recipe to its end, a line an asset on stderr; print the results before it is exported."""
+    """Materialize the recipe to its end, a line an asset on stderr; print the results before it is published."""
     from medcode_assets.pipeline import materialize_words, open_instance
 
     with open_instance(home) as instance:
@@ -58,6 +58,7 @@ def materialize_conversations(
         print_results(home, name)
         # Made anew as far as what it comes from is; else the results would be made twice.
         materialize_words(instance, home, RECIPE, EXPORT, name, settings)
+    print_published(home, name)
 
 
 def print_results(home: Path, name: str) -> None:
@@ -73,76 +74,16 @@ def print_results(home: Path, name: str) -> None:
     )
 
 
-def convert_conversations(
-    home: Path,
-    output: Path,
-    config: Path | None,
-    flags: Mapping[str, Any],
-    assignments: list[str],
-    *,
-    limit: int,
-    resume: bool,
-) -> bool:
-    """Convert a source into a data set on the disk; return whether every row got a reply.
+def print_published(home: Path, name: str) -> None:
+    """Print which bundle of a set of conversations was published, its GGUF files, and how to serve it."""
+    from medcode_assets.demo import newest_bundle
+    from medcode_serving.bundle import GGUF
 
-    Args:
-        home: State folder, for downloaded data sets.
-        output: Folder of the data set.
-        config: Settings file.
-        flags: Settings of section `consult` by name; None: not given.
-        assignments: Of `--set`.
-        limit: Rows, the first ones; 0: all.
-        resume: Go on from the journal beside the output, if there is one.
-
-    Raises:
-        MedcodeError: the source or a setting is wrong, the output is no data set of ours, or the server is away.
-        KeyboardInterrupt: Ctrl-C; everything that was answered is kept.
-    """
-    require_assets_extra()
-    from tqdm import tqdm
-
-    from medcode_assets.recipes.consult.converting.convert import convert, publish_dataset, refuse_foreign_folder
-    from medcode_assets.recipes.consult.converting.progress import moving
-    from medcode_assets.recipes.consult.questions import content_hash
-    from medcode_assets.recipes.consult.settings import load_consult_settings
-    from medcode_assets.recipes.consult.sources import read_conversations
-    from medcode_assets.synth_command import stopping_on_interrupt
-
-    given = {f"consult.{name}": value for name, value in flags.items()}
-    section = load_consult_settings(config, {**given, **parse_assignments(assignments)}).consult
-    refuse_foreign_folder(output, section.source)
-    found = read_conversations(section, home / "cache" / "datasets")
-    rows = found.rows[: limit or None]
-    typer.echo(
-        f"convert: {found.read:,} rows read, {found.no_answer:,} without an answer and {found.repeated:,} repeated "
-        f"ones left out; {len(rows):,} to convert by {section.converter}",
-        err=True,
-    )
-    if section.converter == "llm":
-        typer.echo(f"convert: these conversations are sent to {section.converter_model}", err=True)
-    stop = threading.Event()
-    with tqdm(total=len(rows), desc="converting", unit="row", mininterval=1) as bar, stopping_on_interrupt(stop):
-        try:
-            outcome = convert(
-                rows,
-                section,
-                output.with_name(f"{output.name}.journal"),
-                content=content_hash(found.rows),
-                anew=not resume,
-                stop=stop,
-                on_progress=moving(bar),
-            )
-        except MedcodeError as error:
-            raise MedcodeError(str(error).replace("--drop-existing", "--no-resume")) from None  # as this command has it
-    publish_dataset(outcome.rows, output)
-    typer.echo(f"converted {outcome.converted:,} of {len(rows):,} answers; the others keep their original", err=True)
-    if not outcome.complete:
-        typer.echo("medcode: interrupted; the same command goes on from here", err=True)
-        raise KeyboardInterrupt
-    if outcome.unanswered:
-        typer.echo(f"{outcome.unanswered:,} rows got no reply; the same command asks for them again", err=True)
-    typer.echo(f"Written: {output}")
-    return not outcome.unanswered
+    bundle = newest_bundle(home, RECIPE, name)
+    where = "" if home == medcode_home() else f" --output-dir {home}"
+    typer.echo(f"\nPublished:  {bundle}")
+    typer.echo(f"GGUF files: {bundle / GGUF} (README.md there says how to use them)")
+    typer.echo(f"Serve it:   medcode serve --recipe {RECIPE}{where}")
 
 
 def print_ratings(home: Path, name: str, files: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """What `medcode medqa run`, `models` and `check` do, once their flags are read."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,14 +10,16 @@ import typer
 from medcode_assets.commands import refuse_name, require_assets_extra
 from medcode_assets.config import parse_assignments
 from medcode_serving.errors import MedcodeError
+from medcode_serving.home import medcode_home
 
 if TYPE_CHECKING:
     from medcode_assets.recipes.medqa.choosing import Candidate, Mode, Task
     from medcode_assets.recipes.medqa.settings import MedqaSettings
 
 RECIPE = "medqa"
-LAST = ("errors", "brevity", "gguf")
-"""Assets at which a run stops."""
+RESULTS = ("errors", "brevity")
+"""Assets that are made first: what they tell is to be had even if the bundle is not published."""
+EXPORT = "gguf"
 
 
 def run_medqa(
@@ -28,12 +31,22 @@ def run_medqa(
         MedcodeError: as `load_medqa_settings` and the assets do, or the name is none for a partition.
     """
     refuse_name(name)
+    settings = _settings(home, config, assignments)
+    materialize_questions(home, name, settings, drop_existing=drop_existing)
+
+
+def _settings(home: Path, config: Path | None, assignments: list[str]) -> "MedqaSettings":
+    """Return the settings. Raises MedcodeError if they are wrong, or their source is not to be had.
+
+    That is told here, before a base model is fetched and a partition is made.
+    """
     require_assets_extra()
     from medcode_assets.recipes.medqa.settings import load_medqa_settings
+    from medcode_assets.recipes.medqa.sources import find_source
 
     settings = load_medqa_settings(config, parse_assignments(assignments))
-    materialize_questions(home, name, settings, drop_existing=drop_existing)
-    print_results(home, name)
+    find_source(settings.medqa, home / "cache" / "datasets")
+    return settings
 
 
 def search_medqa(
@@ -45,34 +58,50 @@ def search_medqa(
         MedcodeError: as `run_medqa`, or every trial failed.
     """
     refuse_name(name)
-    require_assets_extra()
+    settings = _settings(home, config, assignments)
     from medcode_assets.artifacts import required
     from medcode_assets.pipeline import materialize_words, open_instance
-    from medcode_assets.recipes.medqa.settings import load_medqa_settings
     from medcode_assets.recipes.searching import ASSET
 
-    settings = load_medqa_settings(config, parse_assignments(assignments))
     with open_instance(home) as instance:
         typer.echo(f"{RECIPE}: search over questions {name}, state in {home}", err=True)
         materialize_words(instance, home, RECIPE, ASSET, name, settings, drop_existing=drop_existing)
     best = required(home / "artifacts" / RECIPE / name / ASSET, f"{RECIPE}/{ASSET}")["best"]
     typer.echo("".join(f"\n{setting}: {value:.4g}" for setting, value in best.items()))
-    typer.echo(f"\nTrain with them: medcode medqa run --name {name} --set search.use_best=true")
+    command = run_command(home, name, config, [*assignments, "search.use_best=true"])
+    typer.echo(f"\nTrain with them: {command}")
+
+
+def run_command(home: Path, name: str | None, config: Path | None, assignments: list[str]) -> str:
+    """Return the command that makes a set of questions with these settings, as a shell takes it."""
+    parts = ["medcode", "medqa", "run"]
+    if name is not None:
+        parts += ["--name", name]
+    if config is not None:
+        parts += ["--config", str(config)]
+    for assignment in assignments:
+        parts += ["--set", assignment]
+    if home.resolve() != medcode_home().resolve():
+        parts += ["--output-dir", str(home)]
+    return shlex.join(parts)
 
 
 def materialize_questions(home: Path, name: str, settings: "MedqaSettings", *, drop_existing: bool = False) -> None:
-    """Materialize the recipe to the end, a line an asset on stderr."""
+    """Materialize the recipe to the end, a line an asset on stderr; print the results before it is exported."""
     from medcode_assets.pipeline import materialize_words, open_instance
 
     with open_instance(home) as instance:
         typer.echo(f"{RECIPE}: questions {name}, state in {home}", err=True)
-        materialize_words(instance, home, RECIPE, LAST, name, settings, drop_existing=drop_existing)
+        materialize_words(instance, home, RECIPE, RESULTS, name, settings, drop_existing=drop_existing)
+        print_results(home, name)
+        # Made anew as far as what it comes from is; else the results would be made twice.
+        materialize_words(instance, home, RECIPE, EXPORT, name, settings)
 
 
 def print_results(home: Path, name: str) -> None:
     """Print what a set of questions came to, as far as it is made: measures, confidence, brevity, errors."""
     from medcode_assets.artifacts import made
-    from medcode_assets.recipes.medqa.brevity import read_brevity
+    from medcode_assets.recipes.medqa.brevity import read_brevity, told_recommendation
     from medcode_assets.recipes.medqa.confidence import read_confidence
     from medcode_assets.recipes.medqa.errors import PAGE, read_errors
     from medcode_assets.recipes.words.measuring import read_word_report, word_table
@@ -83,21 +112,23 @@ def print_results(home: Path, name: str) -> None:
     if made(folder / "confidence"):
         told = read_confidence(folder / "confidence")
         area = "not to be had" if told.auroc is None else f"{told.auroc:.3f}"
+        bound = " (where the search ends: no temperature makes these likelihoods a confidence)" if told.at_bound else ""
         typer.echo(
-            f"\nConfidence: calibration error {told.ece_before:.3f}, with temperature {told.temperature:.2f} "
-            f"{told.ece:.3f}; AUROC of right against wrong {area}"
+            f"\nConfidence: of the likeliest option: calibration error {told.ece_before:.3f}, {told.ece:.3f} with "
+            f"temperature {told.temperature:.2f}{bound}; AUROC of right against wrong {area}"
         )
     if made(folder / "brevity"):
         tried = read_brevity(folder / "brevity")
-        free, best = tried.rows[0], tried.rows[tried.recommended]
         typer.echo(
-            f"Brevity:    {free.words:.1f} words an answer without control; recommended: {best.label} "
-            f"({best.words:.1f} words, accuracy of written answers {free.accuracy_generated:.3f} -> "
-            f"{best.accuracy_generated:.3f} on {tried.questions} validation questions)"
+            f"Brevity:    {tried.rows[0].words:.1f} words an answer without control; recommended: "
+            f"{told_recommendation(tried)}"
         )
     if made(folder / "errors"):
         found = read_errors(folder / "errors")
-        typer.echo(f"Errors:     {found.wrong} of {found.answers} wrong; {folder / 'errors' / PAGE}")
+        typer.echo(
+            f"Errors:     {found.wrong} of {found.answers} answers wrong in what they say (as accuracy_generated tells; "
+            f"accuracy is of the likeliest option); {folder / 'errors' / PAGE}"
+        )
 
 
 def print_models(
@@ -138,7 +169,8 @@ def print_models(
         typer.echo(line)
     best = found[0]
     if best.fits:
-        typer.echo(f"\nThe first one: medcode medqa run --set model.base={best.model.id} --set training.mode={mode}")
+        chosen = [*assignments, f"model.base={best.model.id}", f"training.mode={mode}"]
+        typer.echo(f"\nThe first one: {run_command(medcode_home(), None, config, chosen)}")
     else:
         typer.echo("\nNone fits: lower training.batch_size or --tokens, or take --mode qlora")
 

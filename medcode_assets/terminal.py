@@ -41,7 +41,11 @@ class _Lines(logging.Handler):
 
 def _failed_check(event: dg.DagsterEvent) -> str:
     check = event.asset_check_evaluation_data
-    found = ", ".join(f"{name} {_shown(value.value)}" for name, value in check.metadata.items())
+    # A reason is a sentence of its own; other values need their names.
+    found = ", ".join(
+        _shown(value.value) if name == "reason" else f"{name} {_shown(value.value)}"
+        for name, value in check.metadata.items()
+    )
     return (
         f"    {check.severity.value.lower()}: check {check.check_name} of {check.asset_key.to_user_string()}: {found}"
     )

@@ -9,6 +9,7 @@ from medcode_assets.commands import require_assets_extra
 from medcode_assets.demo import MEDCODE, newest_bundle, post_json, serving
 
 if TYPE_CHECKING:
+    from medcode_assets.config import Settings
     from medcode_assets.recipes.words.questions import Asked
 
 SETTINGS = Path(__file__).parent / "recipes"
@@ -20,9 +21,7 @@ LAST = {
 }
 """Assets that a demo makes last; all that they need comes along."""
 NEXT = {
-    "specialty": f"  {MEDCODE} specialty next --name demo-specialties --config "
-    f"{(SETTINGS / 'specialty' / 'demo' / 'specialty.yaml').relative_to(SETTINGS.parent.parent)}   "
-    "the next iteration: more samples for the weak\n"
+    "specialty": f"  {MEDCODE} specialty next --name demo-specialties   the next iteration: more samples for the weak\n"
 }
 """What else to do from here."""
 
@@ -31,13 +30,12 @@ def run_words_demo(home: Path, recipe: str) -> None:
     """Make questions, train the embedded base on them, measure it beside itself untuned, serve it, ask a question."""
     require_assets_extra()
     from medcode_assets.pipeline import materialize_words, open_instance
-    from medcode_assets.recipes.systems import WORD_SYSTEMS
     from medcode_assets.recipes.words.measuring import read_word_report, word_table
     from medcode_assets.recipes.words.questions import asked_questions
     from medcode_assets.warehouse import open_warehouse
 
     partition = PARTITIONS[recipe]
-    settings = WORD_SYSTEMS[recipe].load_settings(SETTINGS / recipe / "demo" / f"{recipe}.yaml")
+    settings = demo_settings(home, recipe)
     with open_instance(home) as instance:
         typer.echo(f"{recipe}: {partition}, state in {home}", err=True)
         materialize_words(instance, home, recipe, LAST[recipe], partition, settings)
@@ -57,6 +55,18 @@ def run_words_demo(home: Path, recipe: str) -> None:
         "The model has seen nothing but questions made from templates; others it answers badly. Not for clinical use.\n"
         f"State is in {home}; commands find it there through MEDCODE_HOME or --output-dir."
     )
+
+
+def demo_settings(home: Path, recipe: str) -> "Settings":
+    """Return the settings of a demo; where they belong to a name, they are kept under it for what comes next."""
+    from medcode_assets.recipes.specialty.iterations import iteration_of
+    from medcode_assets.recipes.systems import WORD_SYSTEMS
+    from medcode_assets.specialty_command import settings_of
+
+    config = SETTINGS / recipe / "demo" / f"{recipe}.yaml"
+    if recipe == "specialty":
+        return settings_of(home, iteration_of(PARTITIONS[recipe]), config, {})
+    return WORD_SYSTEMS[recipe].load_settings(config)
 
 
 def print_answer(asked: "Asked", answer: dict[str, Any]) -> None:

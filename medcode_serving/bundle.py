@@ -43,6 +43,8 @@ TRIES = "tries"
 GATES = "gates.json"
 GGUF = "gguf"
 LATEST = "LATEST"
+FIRST_RECIPE = "icd"
+"""The recipe of `medcode run`."""
 
 
 class _Frozen(BaseModel):
@@ -235,7 +237,9 @@ def open_bundle(path: Path) -> Bundle:
     try:
         raw = json.loads((path / MANIFEST).read_text())
     except FileNotFoundError:
-        raise MedcodeError(f"{path}: no {MANIFEST} there; name a bundle folder, or publish one: medcode run") from None
+        raise MedcodeError(
+            f"{path}: no {MANIFEST} there; name a bundle folder, or publish one by its recipe's command: medcode --help"
+        ) from None
     except json.JSONDecodeError as error:
         raise MedcodeError(f"{path / MANIFEST}: not JSON (line {error.lineno}); publish the bundle anew") from None
     if not isinstance(raw, dict) or raw.get("schema_version") not in READABLE:
@@ -246,19 +250,24 @@ def open_bundle(path: Path) -> Bundle:
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
         raise MedcodeError(f"{path / MANIFEST}: fields missing or wrong: {fields}; publish the bundle anew") from None
-    _verify_files(path, manifest.files)
+    _verify_files(path, manifest.files, publishing_command(manifest.recipe))
     return Bundle(path, manifest)
 
 
-def _verify_files(path: Path, expected: dict[str, str]) -> None:
+def publishing_command(recipe: str) -> str:
+    """Return the command that makes and publishes a recipe's bundles: each has one of its own but the first."""
+    return "medcode run" if recipe == FIRST_RECIPE else f"medcode {recipe} run"
+
+
+def _verify_files(path: Path, expected: dict[str, str], command: str) -> None:
     found = checksums(path)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise MedcodeError(f"{path / name}: missing from the bundle; publish it anew: medcode run")
+            raise MedcodeError(f"{path / name}: missing from the bundle; publish it anew: {command}")
         if name not in expected:
             raise MedcodeError(f"{path / name}: not part of the bundle; remove it")
         if expected[name] != found[name]:
-            raise MedcodeError(f"{path / name}: changed since it was published; publish the bundle anew: medcode run")
+            raise MedcodeError(f"{path / name}: changed since it was published; publish the bundle anew: {command}")
 
 
 def write_gates(bundle: Bundle, gates: Sequence[Gate]) -> None:
@@ -300,9 +309,7 @@ def latest_version(root: Path, recipe: str) -> str:
     try:
         version = pointer.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise MedcodeError(
-            f"{pointer}: no bundle of recipe {recipe!r} is published yet; make one: medcode run"
-        ) from None
+        raise MedcodeError(_nothing_published(root, recipe)) from None
     except OSError as error:
         raise MedcodeError(f"{pointer}: {error.strerror}; it has to be a readable file with a version") from None
     except UnicodeDecodeError:
@@ -310,6 +317,18 @@ def latest_version(root: Path, recipe: str) -> str:
     if not version or version.startswith(".") or not version.isprintable() or {"/", "\\"} & set(version):
         raise MedcodeError(f"{pointer}: names no version; write the name of one of the folders beside it")
     return version
+
+
+def _nothing_published(root: Path, recipe: str) -> str:
+    """Return what to say where LATEST is missing: of a recipe without any bundle also which ones have some."""
+    pointer, command = root / recipe / LATEST, publishing_command(recipe)
+    others = sorted({file.parent.parent.name for file in root.glob(f"*/*/{MANIFEST}")} - {recipe})
+    if others and not bundle_versions(root, recipe):
+        return (
+            f"{pointer}: no bundle of recipe {recipe!r} is published yet; there are bundles of {', '.join(others)}: "
+            f"name one of these recipes, or make one: {command}"
+        )
+    return f"{pointer}: no bundle of recipe {recipe!r} is published yet; make one: {command}"
 
 
 def bundle_versions(root: Path, recipe: str) -> list[str]:

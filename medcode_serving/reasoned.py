@@ -92,3 +92,13 @@ def read_answer(text: str) -> ReasonedAnswer:
     if not found:
         return ReasonedAnswer(points, None, None, None, well_formed=False)
     return ReasonedAnswer(points, found["type"], found["code"].upper(), None, well_formed=False)
+
+
+def without_thought(text: str) -> str:
+    """Return what a model says, without what it thinks before in tags, as R1 and its distillates do.
+
+    Of a thought that the limit of tokens cut off nothing is left.
+    """
+    if THINK not in text and END_THINK not in text:
+        return text
+    return text.rpartition(END_THINK)[2].partition(THINK)[0].strip()

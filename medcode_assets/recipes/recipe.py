@@ -89,6 +89,8 @@ class Words:
     """The measure, or text metric that is a mean, by which the adapter must be better than the untuned base."""
     rules: tuple[Path, ...] = ()
     """Data files that `score` reads: with others, answers are measured anew."""
+    form: str | None = None
+    """The measure that is 1 of a written answer in the form that the recipe asks for; None: any form will do."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Asking:
             except UnansweredError as error:
                 failed.add(request.number)
                 tally.failed += 1
+                tally.failures[str(error)] += 1
                 tally.retries += error.retries
                 self._unanswered_in_a_row += 1
                 self._last_failure = str(error)

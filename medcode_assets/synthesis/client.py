@@ -4,7 +4,7 @@ import email.utils
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Event
@@ -128,7 +128,7 @@ class Client:
             status = getattr(error, "status_code", None)
             if not isinstance(status, int) or status < 400 or status >= 500 or status in _AGAIN:
                 headers = getattr(error, "litellm_response_headers", None) or {}
-                return f"{type(error).__name__}, status {status}", _retry_after(headers)
+                return self._reason(error, status), _retry_after(headers)
             if kind := self._kind(error, status):
                 return Reply("", kind=kind, retries=retries)
             reason = type(error).__name__
@@ -136,6 +136,22 @@ class Client:
             self._plain = True  # for good: the server knows response_format or seed not
             return self._try(request, retries)
         raise MedcodeError(_refusal(self._endpoint, status, reason))
+
+    def _reason(self, error: Exception, status: object) -> str:
+        """Return why there was no answer, by types of errors alone: their texts quote the request."""
+        import httpx
+
+        where = self._endpoint.address
+        causes = list(_causes(error))
+        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+            return f"connection refused by {where}"
+        if any(isinstance(cause, httpx.ConnectError) for cause in causes):
+            return f"no connection to {where}"
+        if any(isinstance(cause, httpx.TimeoutException) for cause in causes):
+            return f"{where} was silent for {self._timeout_s:g} s"
+        if any(isinstance(cause, httpx.TransportError) for cause in causes):
+            return f"connection broken by {where}"
+        return f"{type(error).__name__}, status {status}"
 
     def _complete(self, request: Request, plain: bool) -> Any:
         more = {} if plain else {"response_format": {"type": "json_object"}, "seed": request.seed}
@@ -206,6 +222,15 @@ class Client:
             timeout=self._timeout_s,
             max_retries=0,
         )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it came from, and so on."""
+    known: set[int] = set()
+    while error is not None and id(error) not in known:
+        known.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def pause(retries: int, told: str | None, jitter: random.Random) -> float:

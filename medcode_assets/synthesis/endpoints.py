@@ -42,6 +42,15 @@ class Endpoint:
     """As LiteLLM's price list has it."""
     key: str = field(repr=False)
 
+    @property
+    def address(self) -> str:
+        """Host and, if one is told, port."""
+        try:
+            port = urlsplit(self.api_base).port
+        except ValueError:  # none that there can be
+            port = None
+        return self.host if port is None else f"{self.host}:{port}"
+
 
 def resolve_endpoint(model: str, api_base: str | None, allowed: Sequence[str]) -> Endpoint:
     """Return where a model is asked, if that is permitted.
@@ -54,10 +63,11 @@ def resolve_endpoint(model: str, api_base: str | None, allowed: Sequence[str]) -
     Raises:
         MedcodeError: nobody knows the address, the host is not allowed, or the provider's key is not set.
     """
-    litellm = import_litellm()
     if api_base is not None:
-        host = _allowed(api_base, allowed)
+        host = _allowed(api_base, allowed)  # before anything that takes time
+        litellm = import_litellm()
         return Endpoint(f"{COMPATIBLE}/{_bare(litellm, model)}", api_base, host, model, os.environ.get(KEY) or "none")
+    litellm = import_litellm()
     try:
         bare, provider, key, told = litellm.get_llm_provider(model)
     except litellm.BadRequestError:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Tally:
-    """Counts over all runs of a journal; `failed` is of this run alone."""
+    """Counts over all runs of a journal; `failed` and `failures` are of this run alone."""
 
     accepted: int = 0
     answers: int = 0
@@ -17,6 +17,9 @@ class Tally:
     """Rejected answers by reason; one may have several."""
     given_up: int = 0
     failed: int = 0
+    """Requests without an answer."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Those by why there was none."""
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -47,8 +50,8 @@ class Tally:
 
     @property
     def success_rate(self) -> float:
-        """Share of the answers that are not rejected, in [0, 1]."""
-        return 1 - self.rejected / self.answers if self.answers else 1.0
+        """Share of the answers that are not rejected, in [0, 1]; 0 if nothing but failures came."""
+        return 1 - self.rejected / self.answers if self.answers else float(not self.failed)
 
     def shown(self) -> str:
         """Return the line beside the progress bar."""

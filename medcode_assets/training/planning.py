@@ -4,7 +4,8 @@ The numbers come from a rehearsal of the step (`medcode_assets.training.rehearsa
 adapter asset calls `check_memory`.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from medcode_assets.training.models import effective_mode, resolve_precision
 from medcode_assets.training.order import balanced_rows, grouped_rows
 from medcode_assets.training.preflight import refuse_unstartable
 from medcode_assets.training.rehearsal import Lengths, Stage, read_model_config, rehearse
-from medcode_assets.training.settings import TrainingSettings
+from medcode_assets.training.settings import ComputeSettings, TrainingSettings
 from medcode_assets.training.token_file import TokenFile
 from medcode_serving.device import resolve_device
 
@@ -103,6 +104,7 @@ class Growth:
         """Rehearse rows of one and two examples: the longest, and typical ones after it."""
         self._stage, self._processes = stage, processes
         self._one, self._two = (rehearse(stage, row) for row in ([longest], [longest, typical]))
+        self.longest = longest
 
     def plan(self, examples: int) -> MemoryPlan:
         """Return the memory with so many examples in a row."""
@@ -112,6 +114,16 @@ class Growth:
         }
         return _fullest(peaks, self._stage, self._processes)
 
+    def with_longest(self, longest: tuple[int, ...]) -> "Growth":
+        """Return the same with another longest example: one rehearsal, for what the others add stays as it is."""
+        other = copy.copy(self)
+        other.longest, other._one = longest, rehearse(self._stage, [longest])
+        other._two = {
+            phase: {kind: size + self._two[phase][kind] - self._one[phase][kind] for kind, size in sizes.items()}
+            for phase, sizes in other._one.items()
+        }
+        return other
+
     def largest_batch(self, memory: int) -> int:
         """Return the most examples that fit into so many bytes with a margin; 0: not even one."""
         fits, too_many = 0, MOST_EXAMPLES + 1
@@ -119,6 +131,49 @@ class Growth:
             middle = (fits + too_many) // 2
             fits, too_many = (middle, too_many) if self.plan(middle).peak <= memory * (1 - MARGIN) else (fits, middle)
         return fits
+
+
+class Reach:
+    """How long the longest example of a row may be: a few lengths are rehearsed, straight lines drawn between them.
+
+    Memory grows with the length at least as fast as a straight line, so that what is read off one fits.
+    """
+
+    def __init__(self, growth: Growth, batch: int, most: int, on_progress: Callable[[], None] = lambda: None) -> None:
+        """Begin with the longest example of a plan.
+
+        Args:
+            growth: The plan.
+            batch: Examples of a row.
+            most: Tokens that the model reads.
+            on_progress: Is told of each rehearsal.
+        """
+        self._growth, self._batch, self._most, self._on_progress = growth, batch, most, on_progress
+        self._answer = sum(growth.longest[1:])
+        self._peaks = {sum(growth.longest): growth.plan(batch).peak}
+
+    def longest(self, memory: int) -> int:
+        """Return the tokens of the longest example that fits into so many bytes with a margin; 0: none does."""
+        room = int(memory * (1 - MARGIN))
+        least = self._answer + 1
+        below = above = sum(self._growth.longest)
+        while self._peak(above) <= room:
+            if above >= self._most:
+                return self._most
+            below, above = above, min(2 * above, self._most)
+        while self._peak(below) > room:
+            if below <= least:
+                return 0
+            below, above = max(below // 2, least), below
+        risen = self._peak(above) - self._peak(below)
+        return below + (above - below) * (room - self._peak(below)) // max(1, risen)
+
+    def _peak(self, length: int) -> int:
+        if length not in self._peaks:
+            other = self._growth.with_longest((length - self._answer, *self._growth.longest[1:]))
+            self._peaks[length] = other.plan(self._batch).peak
+            self._on_progress()
+        return self._peaks[length]
 
 
 def advice(stage: Stage, longest: tuple[int, ...], typical: tuple[int, ...], memory: int, *, processes: int = 1) -> str:
@@ -176,7 +231,7 @@ def check_memory(job: TrainingJob, folder: Path) -> MemoryCheck:
     row = fullest_row(total, job.training, processes, packed=packs_rows(stage))
     lengths = [tuple(int(column[place]) for column in columns) for place in row]
     found = plan(stage, lengths, processes=processes)
-    memory = available_memory(job, device)
+    memory = available_memory(job.compute, device)
     warning = None
     if found.peak > memory * (1 - MARGIN):
         by_length = np.argsort(total)
@@ -232,18 +287,18 @@ def fullest_row(lengths: np.ndarray, training: TrainingSettings, processes: int,
     return fullest[1]
 
 
-def available_memory(job: TrainingJob, device: str) -> int:
+def available_memory(compute: ComputeSettings, device: str) -> int:
     """Return the bytes that a training may take on its device, each process's own included."""
     import psutil
     import torch
 
-    if job.compute.memory_gb:
-        return int(job.compute.memory_gb * GIB)
+    if compute.memory_gb:
+        return int(compute.memory_gb * GIB)
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0]) + CUDA_CONTEXT  # this process has its context already
     free = psutil.virtual_memory().available
     # This process's own memory is in the plan, and in use already.
-    return int(free // job.compute.processes + psutil.Process().memory_info().rss)
+    return int(free // compute.processes + psutil.Process().memory_info().rss)
 
 
 def _fullest(peaks: "Mapping[str, Mapping[str, int]]", stage: Stage, processes: int) -> MemoryPlan:

@@ -100,7 +100,7 @@ def _complete_snapshot(path: Path) -> Path:
 def _not_to_be_had(model_id: str, cache: Path, reason: str) -> MedcodeError:
     return MedcodeError(
         f"base model {model_id!r} is not in {cache} and {reason}; download it on a machine with access and name its "
-        f"folder, or use the model that medcode ships: --base-model {EMBEDDED}"
+        f"folder, or use the model that medcode ships: --base-model {EMBEDDED} (setting model.base)"
     )
 
 

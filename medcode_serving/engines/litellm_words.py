@@ -10,6 +10,7 @@ from medcode_serving.engines.remote_model import Asked, RemoteModel, told_tokens
 from medcode_serving.engines.writing import end_of_sentences
 from medcode_serving.errors import OptionError
 from medcode_serving.prompts import PromptTemplate
+from medcode_serving.reasoned import without_thought
 from medcode_serving.settings import RemoteSettings
 
 NO_LENGTH_PENALTY = "engine litellm has no length penalty, for servers take none; ask for max_sentences or fewer tokens"
@@ -82,7 +83,7 @@ def _read(completion: Any, options: NoteOptions) -> Prediction:
     return Prediction(
         (),
         written=WrittenAnswer(
-            text[:end].strip(),
+            without_thought(text[:end].strip()),
             tokens=len(written) or completion.usage.completion_tokens,
             confidence=math.exp(math.fsum(known) / len(known)) if known else None,
             cut=end is None and choice.finish_reason == "length",

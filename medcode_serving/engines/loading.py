@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from medcode_serving.base_models import LocalModel, resolve_base_model
-from medcode_serving.bundle import GGUF, TRIES, Bundle, file_sha256
+from medcode_serving.bundle import GGUF, TRIES, Bundle, file_sha256, publishing_command
 from medcode_serving.codes.vocabulary import Vocabulary
 from medcode_serving.device import resolve_device
 from medcode_serving.engines.baseline import FrequencyPriorEngine
@@ -86,9 +86,10 @@ def load_engine(
     manifest = bundle.manifest
     if manifest.answers_in_words:
         return _load_words(bundle, settings, cache, shared_bases)
-    if chosen in BASELINES and chosen not in bundle.manifest.baselines:
+    if chosen in BASELINES and chosen not in manifest.baselines:
         raise MedcodeError(
-            f"bundle {bundle.manifest.version} was not measured beside {chosen}; publish it anew: medcode run"
+            f"bundle {manifest.version} was not measured beside {chosen}; publish it anew: "
+            f"{publishing_command(manifest.recipe)}"
         )
     if chosen == "linear":
         from medcode_serving.engines.linear import LinearEngine

@@ -76,8 +76,9 @@ class WrittenAnswer:
     """An answer in words."""
 
     text: str
+    """Without what the model thinks before, in tags."""
     tokens: int
-    """That it took, without the end."""
+    """That it took, thoughts among them, without the end."""
     confidence: float | None
     """Geometric mean of its tokens' probabilities, the end's included, in [0, 1]; None where a server tells none."""
     cut: bool = False

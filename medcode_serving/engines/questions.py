@@ -1,6 +1,7 @@
 """What engines that answer in words do around the model: questions become prompts, answers become predictions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medcode_serving.bundle import DecodingSettings
@@ -8,6 +9,7 @@ from medcode_serving.engines.protocol import DEFAULT_OPTIONS, NoteOptions, Predi
 from medcode_serving.engines.reading import Piece
 from medcode_serving.errors import MedcodeError
 from medcode_serving.prompts import FramedTokenizer, PromptTemplate, encode_prompts
+from medcode_serving.reasoned import without_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,5 +67,6 @@ class QuestionReader:
 
 
 def answered(piece: Piece, answer: WrittenAnswer) -> Prediction:
-    """Return the prediction of a question that was answered."""
-    return Prediction((), written=answer, truncated=piece.truncated, sections_cut=piece.sections_cut)
+    """Return the prediction of a question that was answered; its thoughts are no part of the answer's text."""
+    said = replace(answer, text=without_thought(answer.text))
+    return Prediction((), written=said, truncated=piece.truncated, sections_cut=piece.sections_cut)

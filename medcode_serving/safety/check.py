@@ -23,7 +23,7 @@ def check_safety(answer: str, *, question: str = "", rules: SafetyRules | None =
     """
     rules = rules or load_rules()
     asked, answered = read_text(without_options(question), "question", rules), read_text(answer, "answer", rules)
-    patient = read_patient(asked.plain.text)
+    patient = read_patient(asked.plain.text, answered.plain.text)
     mentions = find_mentions(asked, answered)
     return make_report(
         [

@@ -5,6 +5,8 @@ from medcode_serving.safety.reading import Reading
 
 _BACK = 3
 """Words between a sign and "is gone"."""
+_NEAR = 1
+"""Words between "is not" and what it denies: "is not eating, slurred speech" denies no speech."""
 _QUESTIONS = 3
 """Questions in a row that one "no" answers."""
 _SHORT = 6
@@ -27,7 +29,7 @@ def is_denied(sign: Hit, text: Reading) -> bool:
     """
     return (
         (not _has_its_own(sign, text) and _before(sign, text))
-        or text.reached_from_behind("negation_after", sign.end, _BACK) is not None
+        or _is_gone(sign, text)
         or text.reached_from_behind("told_no", sign.end, 0) is not None
         or _answered_no(sign, text)
     )
@@ -39,14 +41,25 @@ def _has_its_own(sign: Hit, text: Reading) -> bool:
 
 
 def _before(sign: Hit, text: Reading) -> bool:
+    if text.reached_from_behind("never_so", sign.end, 0):
+        return False
     if text.reached_from_before("negation", sign.start) or text.reached_from_before("negation_near", sign.start, 0):
+        return True
+    is_not = text.reached_from_before("negation_be", sign.start)
+    if is_not and (sign.start - is_not.end <= _NEAR or text.sign_begins_at(is_not.end)):
         return True
     # "do not feel" reaches into the sign "feel suicidal"
     return any(
         hit.start < sign.start < hit.end <= sign.end
-        for group in ("negation", "negation_near")
+        for group in ("negation", "negation_be", "negation_near")
         for hit in text.in_sentence(group, text.sentence(sign.start))
     )
+
+
+def _is_gone(sign: Hit, text: Reading) -> bool:
+    """Tell whether a sign "is gone", and not "has not gone away"."""
+    gone = text.reached_from_behind("negation_after", sign.end, _BACK)
+    return gone is not None and not any(word.text in _DENIES for word in text.words[sign.end : gone.start])
 
 
 def _answered_no(sign: Hit, text: Reading) -> bool:

@@ -20,6 +20,8 @@ _WEIGHT_ROUNDING = 1.1
 _LIGHT = 50
 """Kilograms: adults under it have limits by weight too."""
 _REACH = 8
+_FAR_BELOW = 0.1
+"""Of the smallest dose in use."""
 _DAYS_APART = 24
 """Hours: drugs with more between doses are checked for daily use even without an amount."""
 
@@ -146,7 +148,8 @@ def _judge(dose: Stated, row: DoseRow, text: Reading, patient: Patient, rules: S
     if factor is None:
         is_mass = rules.units.convert(1.0, quantity.unit, "mg") is not None
         message = f"stated in {quantity.unit}, but dosed in {row.unit}s"
-        return _warning(row, "dose", "moderate", message, spans) if is_mass and row.unit == "unit" else None
+        is_slip = is_mass and row.unit == "unit" and quantity.unit != "mcg"  # labels of vitamins state both
+        return _warning(row, "dose", "moderate", message, spans) if is_slip else None
     limits = _limits(row, patient, quantity.per_kg)
     if quantity.per_kg and patient.weight:
         factor *= patient.weight
@@ -163,7 +166,19 @@ def _judge(dose: Stated, row: DoseRow, text: Reading, patient: Patient, rules: S
     if excess:
         ratio, told = max(excess)[0], excess[0][1]  # told of the single dose, if that is too much by itself
         return _warning(row, "dose", "high" if ratio > _MUCH else "moderate", told, spans)
-    return _too_often(row, dose.times, dose.told, spans)
+    return _too_often(row, dose.times, dose.told, spans) or _far_below(row, single or daily, dose, text, spans)
+
+
+def _far_below(
+    row: DoseRow, amount: float | None, dose: Stated, text: Reading, spans: tuple[MatchedSpan, ...]
+) -> SafetyWarning | None:
+    """Return the warning for a dose of which nobody would take so little: mcg for mg, most likely."""
+    if not row.usual_least or not amount or dose.quantity.per_kg or _is_ceiling(dose, text):
+        return None
+    if amount >= row.usual_least * _FAR_BELOW:
+        return None
+    told = f"{amount:g} {row.unit} is far below any usual dose ({row.usual_least:g} {row.unit} or more): the unit?"
+    return _warning(row, "dose", "low", told, spans)
 
 
 def _too_often(row: DoseRow, times: float | None, told: str, spans: tuple[MatchedSpan, ...]) -> SafetyWarning | None:

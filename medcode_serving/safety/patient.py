@@ -26,6 +26,10 @@ _AGE = re.compile(
     r"\s+(?:is|just turned)?\s*"
     rf"(?P<n3>{NUMBER})(?=\s*(?:$|[.,;!?\n]|and\b|years?\b|with\b))"
 )  # fmt: skip
+_GIVEN_TO = re.compile(
+    rf"\b(?:your|this|(?:to|give|for)\s+(?:a|an|the))\s+(?P<n>{_N})\s*-?\s*(?P<unit>year|yr|month|mo|week|wk|day)s?\s*-?\s*old\b"
+)
+"""An age in an answer: of the one who is to take the drug, not of a limit ("children from 2 years on")."""
 _WEIGHT = re.compile(
     rf"(?<![\w./])(?P<n>{NUMBER})\s*-?\s*(?P<unit>kg|kgs|kilos?|kilograms?|lbs?|pounds?)\b(?!\s*/|\s*of\b)"
 )
@@ -62,13 +66,17 @@ class Patient:
         return self.age if self.age is not None else _OLDER_CHILD if self.child else None
 
 
-def read_patient(question: str) -> Patient:
-    """Return what a question says about the patient.
+def read_patient(question: str, answer: str = "") -> Patient:
+    """Return what a question says about the patient; the answer is asked for an age where the question has none.
 
     Args:
         question: In plain letters.
+        answer: In plain letters.
     """
     age = _age(question)
+    if age is None and (told := _GIVEN_TO.search(answer)):
+        age = read_number(told["n"]) * _YEARS[told["unit"]]
+        age = age if age <= _OLDEST else None
     weight = next(iter(_weights(question)), None)
     is_child = bool(_CHILD.search(question)) and "pregnan" not in question
     return Patient(age, weight, age < _ADULT if age is not None else is_child)

@@ -1,7 +1,7 @@
 """A small language for phrases, and finding thousands of them in one pass over the words of a text.
 
-`chest (pain*|tightness)`: words, `(a|b c|)` one of these, `word*` any word that begins so, `..` up to three words, none of
-them a denial: "my face is not drooping" has no `face .. droop*`.
+`chest (pain*|tightness)`: words, `(a|b c|)` one of these, `word*` any word that begins so, `..` up to three words, none
+of them a denial: "my face is not drooping" has no `face .. droop*`.
 """
 
 import re
@@ -15,7 +15,7 @@ from medcode_serving.safety.words import Word, split_words
 
 _GAP = 3
 """Words that `..` may stand for."""
-_DENIALS = "not|never|no|without"
+_DENIAL = "(?:not|never|no|without) (?!stop|only|just|longer)"
 _PREFIX_KEY = 3
 _MARKS = re.compile(r"\(|\)|\||\.\.|[^\s()|]+")
 
@@ -62,18 +62,22 @@ class PhraseIndex:
         """
         self.words: set[str] = set()
         """Every whole word of a phrase."""
+        self.stems: defaultdict[str, set[str]] = defaultdict(set)
+        """Every `word*` of each group, without its star."""
         self._by_word: defaultdict[str, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
         self._by_prefix: defaultdict[str, list[tuple[str, str, re.Pattern[str]]]] = defaultdict(list)
         for group, phrases in groups.items():
             for phrase in dict.fromkeys(phrases):
                 sequence = _parse(phrase, group)
-                self.words.update(_whole_words(sequence))
+                for term in _all_terms(sequence):
+                    (self.stems[group] if term.is_prefix else self.words).add(term.text)
                 pattern = re.compile(_pattern(sequence))
                 for term in dict.fromkeys(_first(sequence)):
                     if term.is_prefix:
                         self._by_prefix[term.text[:_PREFIX_KEY]].append((term.text, group, pattern))
                     else:
                         self._by_word[term.text].append((group, pattern))
+        self._key_lengths = sorted({len(key) for key in self._by_prefix})
 
     def find(self, words: Sequence[Word]) -> list[Hit]:
         """Return where phrases stand, in order; of one group at one word the longest."""
@@ -90,8 +94,8 @@ class PhraseIndex:
     def _starting(self, text: str) -> list[tuple[str, re.Pattern[str]]]:
         """Return the phrases that may begin with a word."""
         found = self._by_word.get(text, [])
-        for length in range(1, min(_PREFIX_KEY, len(text)) + 1):
-            listed = self._by_prefix.get(text[:length])
+        for length in self._key_lengths:
+            listed = self._by_prefix.get(text[:length]) if length <= len(text) else None
             if listed:
                 found = found + [(group, pattern) for prefix, group, pattern in listed if text.startswith(prefix)]
         return found
@@ -122,7 +126,7 @@ def _pattern(sequence: _Sequence) -> str:
         if isinstance(element, _Term):
             parts.append(re.escape(element.text) + ("[^ ]* " if element.is_prefix else " "))
         elif isinstance(element, _Gap):
-            parts.append(rf"(?:(?!(?:{_DENIALS}) )[^ \n]+ ){{0,{_GAP}}}")
+            parts.append(rf"(?:(?!{_DENIAL})[^ \n]+ ){{0,{_GAP}}}")
         else:
             parts.append(f"(?:{'|'.join(_pattern(option) for option in element.options)})")
     return "".join(parts)
@@ -141,13 +145,13 @@ def _first(sequence: _Sequence) -> Iterator[_Term]:
                 return
 
 
-def _whole_words(sequence: _Sequence) -> Iterator[str]:
+def _all_terms(sequence: _Sequence) -> Iterator[_Term]:
     for element in sequence:
-        if isinstance(element, _Term) and not element.is_prefix:
-            yield element.text
+        if isinstance(element, _Term):
+            yield element
         elif isinstance(element, _Choice):
             for option in element.options:
-                yield from _whole_words(option)
+                yield from _all_terms(option)
 
 
 def _parse(phrase: str, group: str) -> _Sequence:

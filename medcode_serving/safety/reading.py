@@ -15,7 +15,10 @@ from medcode_serving.safety.words import Word, split_words
 REACH = 12
 """Words that a cue reaches at most."""
 _CANCELS = {
-    "not_negation": ("negation", "negation_near", "told_no", "not_taken"),
+    "not_negation": ("negation", "negation_be", "negation_near", "told_no", "says_no", "not_taken"),
+    "not_at_once": ("term:many_pills",),
+    "not_now": ("term:heart_attack_now", "term:stroke_now", "term:anaphylaxis_named"),
+    "not_sign": ("term:unresponsive", "term:blue", "term:baby_fever"),
     "fine": ("against", "against_after", "warns"),
     "not_urgent": ("urgent",),
     "ceiling": ("against", "against_after", "fine", "threshold"),
@@ -51,6 +54,10 @@ class Reading:
     def sentence(self, word: int) -> int:
         """Return the number of the sentence that a word stands in."""
         return self.words[word].sentence
+
+    def sign_begins_at(self, word: int) -> bool:
+        """Tell whether a sign of a red flag begins at a word."""
+        return any(hit.start == word for group, hits in self.hits.items() if group.startswith("term:") for hit in hits)
 
     def is_question(self, sentence: int) -> bool:
         """Tell whether a sentence ends in a question mark and another follows."""

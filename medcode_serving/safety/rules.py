@@ -107,6 +107,7 @@ def load_rules(folder: Path | None = None) -> SafetyRules:
     goes_on = " ".join(cues.pop("goes_on")).split()
     names = NameIndex(_written(drugs, products, classes))
     phrases = PhraseIndex({**{f"term:{name}": listed for name, listed in terms.items()}, **cues})
+    stems = {stem for name in terms for stem in phrases.stems[f"term:{name}"]}
     by_drug: defaultdict[str, list[DoseRow]] = defaultdict(list)
     for _, dose in doses.values():
         by_drug[dose.drug].append(dose)
@@ -118,7 +119,7 @@ def load_rules(folder: Path | None = None) -> SafetyRules:
         emergencies=emergencies,
         phrases=phrases,
         names=names,
-        speller=Speller(phrases.words, names.single_words, {*never, *names.words}),
+        speller=Speller(phrases.words, stems, names.single_words, {*never, *names.words}),
         units=units,
         goes_on=frozenset(goes_on),
     )

@@ -20,6 +20,8 @@ _EDGE = 3
 _LONGEST_MIDDLE = 8
 """Letters between the first error and the last."""
 _LEAST_LETTERS_APART = 5
+_LEAST_LETTERS_NEXT = 4
+"""Of a word that follows another in letters set apart."""
 _MOST_APART = 20
 _MOST_DIGITS = 4
 _TRIPLE = re.compile(r"(.)\1{2,}")
@@ -38,11 +40,12 @@ class _Candidate:
 class Speller:
     """Finds the known word that a strange one stands for. Nothing in it changes."""
 
-    def __init__(self, known: Iterable[str], names: Iterable[str], never: Iterable[str]) -> None:
+    def __init__(self, known: Iterable[str], stems: Iterable[str], names: Iterable[str], never: Iterable[str]) -> None:
         """Take the words.
 
         Args:
             known: Words of phrases.
+            stems: Beginnings of words that phrases match whatever follows.
             names: Words that are names of drugs by themselves: only they may stand in two parts.
             never: Words that are right as they are, though close to a known one.
         """
@@ -50,7 +53,14 @@ class Speller:
         self._known = frozenset(known) | self._names
         self._never = frozenset(never)
         self._beginnings = frozenset(name[:length] for name in self._names for length in range(2, len(name)))
-        self._openings = frozenset(word[:_EDGE] for word in self._known)
+        self._apart = self._known | frozenset(stems)
+        """What letters set apart may make up."""
+        self._openings = frozenset(word[:_EDGE] for word in self._apart)
+        self._stems: defaultdict[str, list[str]] = defaultdict(list)
+        """Beginnings that may have an error, by their first letters."""
+        for stem in sorted(set(stems)):
+            if len(stem) >= _SHORTEST and stem.isalpha():
+                self._stems[stem[:_EDGE]].append(stem)
         self._by_ends: defaultdict[tuple[str, int], list[_Candidate]] = defaultdict(list)
         """Words that may have errors, by what is left of them with errors, as `_word_ends` tells, and its length."""
         for word in sorted(self._known):
@@ -70,11 +80,14 @@ class Speller:
         """
         found: list[Word] = []
         place = 0
+        least = _LEAST_LETTERS_APART
         while place < len(words):
             word = words[place]
             is_part = len(word.text) == 1 or (word.text in self._beginnings and word.text not in self._names)
-            joined = self._joined(words, place, text) if is_part else None
+            joined = self._joined(words, place, text, least) if is_part else None
+            least = _LEAST_LETTERS_APART
             if joined:
+                least = _LEAST_LETTERS_NEXT if len(word.text) == 1 else least
                 word, place = joined
             else:
                 place += 1
@@ -86,12 +99,16 @@ class Speller:
     def _resolve(self, word: str) -> str:
         if len(word) > _LONGEST or word in self._known or word in self._never:
             return word
-        if _MIXED.search(word):
+        is_alpha = word.isalpha()
+        if not is_alpha and _MIXED.search(word):
             return self._without_digits(word)
         shorter = _TRIPLE.sub(r"\1", word)
         if shorter in self._known:
             return shorter
-        return self._nearest(word) if word.isalpha() else word
+        if not is_alpha:
+            return word
+        nearest = self._nearest(word)
+        return nearest if nearest != word else self._nearest_stem(word)
 
     def _without_digits(self, word: str) -> str:
         """Return the known word that digits for letters spell, or the word itself."""
@@ -112,17 +129,26 @@ class Speller:
             (known.word, known.most) for known in listed if (known.letters ^ letters).bit_count() <= 2 * known.most
         }
         scored = sorted((distance, known) for known, most in close if (distance := _distance(word, known, most)))
-        if not scored or (len(scored) > 1 and scored[1][0] == scored[0][0]):
+        best = [known for distance, known in scored if distance == scored[0][0]]
+        if len(best) > 1 and self._names.isdisjoint(best):
+            # "suicidel" is "suicidal" rather than "suicide"
+            best = [known for known in best if len(known) == len(word)]
+        if len(best) != 1:
             return word
-        known = scored[0][1]
+        known = best[0]
         # "breathing" is no "breathings": an ending is grammar, not an error.
         is_ending = word.startswith(known) or (known not in self._names and known.startswith(word))
         return word if is_ending else known
 
-    def _joined(self, words: Sequence[Word], place: int, text: str) -> tuple[Word, int] | None:
+    def _nearest_stem(self, word: str) -> str:
+        """Return the one beginning that a word has with an error behind its first letters, or the word itself."""
+        close = [stem for stem in self._stems.get(word[:_EDGE], ()) if _begins_nearly(word, stem)]
+        return close[0] if len(close) == 1 else word
+
+    def _joined(self, words: Sequence[Word], place: int, text: str, least: int) -> tuple[Word, int] | None:
         """Return the known word that begins at a word and stands in several parts, and the word after it."""
         if len(words[place].text) == 1:
-            return self._spelled_out(words, place, text)
+            return self._spelled_out(words, place, text, least)
         for last in (place + 2, place + 3):
             parts = words[place:last]
             if last > len(words) or not _close(words, last - 1, text) or parts[-1].text in self._names:
@@ -132,18 +158,18 @@ class Speller:
                 return Word(together, parts[0].start, parts[-1].end, parts[0].sentence), last
         return None
 
-    def _spelled_out(self, words: Sequence[Word], place: int, text: str) -> tuple[Word, int] | None:
-        """Return the known word that letters set apart make up."""
+    def _spelled_out(self, words: Sequence[Word], place: int, text: str, least: int) -> tuple[Word, int] | None:
+        """Return the known word, of so many letters at least, that letters set apart make up."""
         opening = "".join(word.text for word in words[place : place + _EDGE])
         if opening.isalpha() and opening not in self._openings:
             return None
         end = place + 1
         while end < min(len(words), place + _MOST_APART) and len(words[end].text) == 1 and _close(words, end, text):
             end += 1
-        for last in range(end, place + _LEAST_LETTERS_APART - 1, -1):
+        for last in range(end, place + least - 1, -1):
             together = "".join(word.text for word in words[place:last])
-            meant = together if together in self._known else self._without_digits(together)
-            if meant in self._known:
+            meant = together if together in self._apart else self._without_digits(together)
+            if meant in self._apart:
                 return Word(meant, words[place].start, words[last - 1].end, words[place].sentence), last
         return None
 
@@ -172,6 +198,21 @@ def _letters(word: str) -> int:
     for letter in word:
         bits |= 1 << (ord(letter) & 31)
     return bits
+
+
+def _begins_nearly(word: str, stem: str) -> bool:
+    """Tell whether a word begins as a stem does but for one letter that is wrong, missing, too much, or swapped."""
+    if len(word) < len(stem):
+        return False
+    at = next((place for place, letter in enumerate(stem) if word[place] != letter), None)
+    if at is None:
+        return False
+    return (
+        word.startswith(stem[at + 1 :], at + 1)
+        or word.startswith(stem[at + 1 :], at)
+        or word.startswith(stem[at:], at + 1)
+        or word.startswith(stem[at + 1 : at + 2] + stem[at] + stem[at + 2 :], at)
+    )
 
 
 def _distance(left: str, right: str, most: int) -> int | None:

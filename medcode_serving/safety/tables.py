@@ -108,6 +108,8 @@ class DoseRow(Row):
     """Years."""
     max_age: Amount
     age_severity: Annotated[RuleSeverity | None, BeforeValidator(_blank)]
+    usual_least: Amount = None
+    """The smallest single dose in use, children's too: far less is likely a slip of the unit. The column may lack."""
     note: str
     source: Name
 
@@ -154,8 +156,10 @@ def read_table(name: str, data: bytes, kind: type[AnyRow]) -> Iterator[tuple[int
         line = data[: error.start].count(b"\n") + 1
         raise MedcodeError(f"{name}, row {line}: not UTF-8; save the file as UTF-8") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    columns = [field.alias or column for column, field in kind.model_fields.items()]
-    _check_header(name, list(reader.fieldnames or ()), columns)
+    fields = {field.alias or column: field for column, field in kind.model_fields.items()}
+    header = list(reader.fieldnames or ())
+    columns = [column for column, field in fields.items() if field.is_required() or column in header]
+    _check_header(name, header, columns)
     seen: dict[object, int] = {}
     try:
         for values in reader:

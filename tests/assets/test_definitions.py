@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from medcode_assets.config import GATES, Settings
+from medcode_assets.config import GATES, WORD_GATES, Settings
 from medcode_assets.definitions import build_definitions
 from medcode_assets.launchpad import SECTIONS, launch_config, read, run_config, sections_config, sections_of
 from medcode_assets.recipes.reasoning.assets import GATES as STAGE_GATES
@@ -14,7 +14,6 @@ from medcode_assets.recipes.reasoning.assets import reasoning_config
 from medcode_assets.recipes.reasoning.inspecting import BLOCKING
 from medcode_assets.recipes.reasoning.settings import load_stage_settings
 from medcode_assets.recipes.systems import WORD_SYSTEMS
-from medcode_assets.recipes.words.gates import WORD_GATES
 from medcode_serving.errors import MedcodeError
 
 ROOT = Path(__file__).parents[2]

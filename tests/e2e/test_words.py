@@ -22,7 +22,7 @@ FEW = [
     "--set=export.quantizations=[q8_0]",
     "--set=export.prompts=3",
     # A few steps make no good adapter.
-    "--set=gates.relax=[above_untuned_base, not_collapsed]",
+    "--set=gates.relax=[above_untuned_base, not_collapsed, readable]",
 ]
 MADE = {
     "consult": ["--set=consult.count=120"],

@@ -91,6 +91,19 @@ def test_pickles_are_refused_and_nothing_is_left(make_bundle, adapter, tmp_path:
     assert list((tmp_path / "root" / "icd").iterdir()) == []
 
 
+def test_the_command_of_the_recipe_is_told(make_bundle, tmp_path: Path) -> None:
+    with pytest.raises(MedcodeError, match=r"no bundle of recipe 'icd' is published yet; make one: medcode run$"):
+        latest_version(tmp_path, "icd")
+    with pytest.raises(MedcodeError, match="make one: medcode consult run$"):
+        latest_version(tmp_path, "consult")
+    bundle = make_bundle(tmp_path)
+    with pytest.raises(MedcodeError, match="'icdd' is published yet; there are bundles of icd: name one of these"):
+        latest_version(tmp_path, "icdd")
+    bundle.codes.unlink()
+    with pytest.raises(MedcodeError, match="missing from the bundle; publish it anew: medcode run$"):
+        open_bundle(bundle.path)
+
+
 def test_latest_names_the_published_one(make_bundle, tmp_path: Path) -> None:
     with pytest.raises(MedcodeError, match="no bundle of recipe 'icd' is published"):
         latest_version(tmp_path, "icd")

@@ -16,7 +16,7 @@ from medcode_serving.decoding import build_trie, parse_answer
 from medcode_serving.engines.protocol import NoteOptions
 from medcode_serving.engines.transformers import TransformersEngine, load_tokenizer
 from medcode_serving.errors import MedcodeError
-from medcode_serving.reasoned import SPECIAL_TOKENS, answer_text, code_line, is_code_line, read_answer
+from medcode_serving.reasoned import SPECIAL_TOKENS, answer_text, code_line, is_code_line, read_answer, without_thought
 
 CODES = [
     ("icd10cm", "E11.9", "Type 2 diabetes mellitus without complications"),
@@ -184,3 +184,18 @@ def test_written_freely_the_text_is_parsed(base, lines: Vocabulary) -> None:
     texts = engine.write(NOTES, 20)
     assert len(texts) == 2
     assert texts == [engine.write([note], 20)[0] for note in NOTES]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("<think>\nIt may be flu.\n</think>\n\nRest.", "Rest."),
+        ("It may be flu.\n</think>\n\nRest.\n- Drink.", "Rest.\n- Drink."),  # the template opened the thought
+        ("<think>\nIt may be", ""),  # the limit cut it off
+        ("<think>a</think>Rest.<think>Or", "Rest."),
+        ("  Rest, I think. ", "  Rest, I think. "),
+        ("", ""),
+    ],
+)
+def test_what_a_model_thinks_is_no_answer(written: str, said: str) -> None:
+    assert without_thought(written) == said

@@ -1,7 +1,7 @@
 """BLEU, ROUGE and METEOR: words and word sequences that an answer shares with its references."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medcode_assets.evaluation.text_metrics.answer_statistics import AnswerStatistics, mean_statistics
 from medcode_serving.errors import MedcodeError
@@ -94,9 +94,6 @@ def meteor_statistics(pairs: Pairs) -> AnswerStatistics:
         MedcodeError: WordNet is not on this machine. Without synonyms the number would be another metric's.
     """
     import nltk
-    import numpy as np
-    from nltk.translate.meteor_score import meteor_score
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     wordnet = nltk.corpus.wordnet
     try:
@@ -106,10 +103,38 @@ def meteor_statistics(pairs: Pairs) -> AnswerStatistics:
             "METEOR needs WordNet, which nltk finds in none of its folders; on a machine with network run "
             "`python -m nltk.downloader -d DIR wordnet`, then set NLTK_DATA=DIR here"
         ) from None
+    how = f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}, tok:13a, lower case"
+    return _meteor(pairs, wordnet, "meteor", how)
+
+
+def stem_meteor_statistics(pairs: Pairs) -> AnswerStatistics:
+    """Return METEOR without its last step, synonyms: `meteor_exact_stem`, which needs no WordNet.
+
+    Words match exactly, then by Porter stem. It is METEOR at most, and a number of its own: none to compare with METEOR
+    of a paper.
+    """
+    import nltk
+
+    how = f"nltk {nltk.__version__}, exact and stem matches only, tok:13a, lower case"
+    return _meteor(pairs, _NoSynonyms, "meteor_exact_stem", how)
+
+
+class _NoSynonyms:
+    """Stands in for WordNet and knows no word."""
+
+    @staticmethod
+    def synsets(word: str) -> list[str]:
+        return []
+
+
+def _meteor(pairs: Pairs, wordnet: Any, name: str, how: str) -> AnswerStatistics:
+    import numpy as np
+    from nltk.translate.meteor_score import meteor_score
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
     tokenize = Tokenizer13a()
     rows = [
         [meteor_score([tokenize(text).split() for text in references], tokenize(answer).split(), wordnet=wordnet)]
         for answer, references in pairs
     ]
-    how = f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}, tok:13a, lower case"
-    return mean_statistics(np.array(rows, dtype=np.float64), ("meteor",), how)
+    return mean_statistics(np.array(rows, dtype=np.float64), (name,), how)

@@ -131,7 +131,8 @@ def converted_asset(sections: Mapping[str, BaseModel]) -> dg.AssetsDefinition:
                 convert_source(source, section, journal, target, made_from, anew=config.drop_existing)
         facts = required(target, f"{NAME}/converted")
         if facts["unanswered"]:
-            context.log.warning(f"{facts['unanswered']:,} rows got no reply; materialize again to ask for them")
+            why = f" ({facts['failures']})" if facts.get("failures") else ""
+            context.log.warning(f"{facts['unanswered']:,} rows got no reply{why}; materialize again to ask for them")
         rows = read_rows(target / ROWS)
         with warehouse.connect(context) as con:
             built = load_converted(con, rows, section, read_before, rebuild=config.drop_existing)

@@ -1,6 +1,6 @@
 """What a conversion came to: the artifact of converted rows, and how they are held against their source."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ CHECKS = {
     "nothing_lost": "Every conversation is there once, in order, with its original answer.",
     "structure_valid": "The converted answers are valid hierarchical lists (consult.least_valid of them).",
     "enough_converted": "Half of the answers or more could be converted.",
+    "answers_differ": "Different answers became different lists (all but a twentieth of them).",
 }
 BLOCKING = {"nothing_lost"}
 LEAST_CONVERTED = 0.5
+MOST_ALIKE = 0.05
+"""Share of converted rows whose list another answer has become, too; a model that says one thing to all has 1."""
 
 
 def to_convert(target: Path, made_from: str, *, anew: bool) -> bool:
@@ -59,7 +62,7 @@ def make_converted(outcome: Outcome, target: Path, made_from: str) -> None:
     with making(target, made_from) as (folder, facts):
         write_rows(outcome.rows, folder / ROWS)
         write_dataset(outcome.rows, folder / DATASET)
-        facts.update(measured=measured, unanswered=outcome.unanswered)
+        facts.update(measured=measured, unanswered=outcome.unanswered, failures=outcome.why)
 
 
 def measure_structure(outcome: Outcome) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def check_converted(
     same = [_same(one, other) for one, other in zip(before, after, strict=False)]
     lost = max(len(before), len(after)) - sum(same)
     share = measured["converted"] / max(measured["rows"], 1)
+    alike = alike_share(after)
     return [
         ("nothing_lost", lost == 0, f"{lost:,} of {len(before):,} rows are missing, moved or changed"),
         (
@@ -104,7 +108,21 @@ def check_converted(
             share >= LEAST_CONVERTED,
             f"{measured['converted']:,} of {measured['rows']:,} answers were converted ({share:.1%})",
         ),
+        (
+            "answers_differ",
+            alike <= MOST_ALIKE,
+            f"{alike:.1%} of the converted answers are the list of another answer, too; {MOST_ALIKE:.0%} may be",
+        ),
     ]
+
+
+def alike_share(rows: Sequence[Conversation]) -> float:
+    """Return the share of converted rows whose list was made of another answer, too; 0 without converted rows."""
+    converted = [row for row in rows if row.success]
+    originals: defaultdict[str, set[str | None]] = defaultdict(set)
+    for row in converted:
+        originals[row.doctor].add(row.original)
+    return sum(len(originals[row.doctor]) > 1 for row in converted) / len(converted) if converted else 0.0
 
 
 def _same(before: Conversation, after: Conversation) -> bool:

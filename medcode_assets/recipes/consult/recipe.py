@@ -21,5 +21,5 @@ CONSULT = Recipe(
     build_examples=word_examples(NAME),
     data_version=word_data_version(NAME),
     chat=Chat(SYSTEM, "words"),
-    words=Words(score=score, measures=MEASURES, headline=HEADLINE, rules=RULES),
+    words=Words(score=score, measures=MEASURES, headline=HEADLINE, rules=RULES, form=HEADLINE),
 )

@@ -20,7 +20,7 @@ from medcode_assets.progress import step
 from medcode_assets.recipes.answering import alone_answering, discard_parts, examples_made, parts_to_fill
 from medcode_assets.recipes.bundling import refuse_mismatch
 from medcode_assets.recipes.fitting import chosen_base
-from medcode_assets.recipes.medqa.brevity import read_brevity, write_brevity
+from medcode_assets.recipes.medqa.brevity import read_brevity, told_recommendation, write_brevity
 from medcode_assets.recipes.medqa.confidence import (
     SCORES,
     measure_confidence,
@@ -173,6 +173,7 @@ def confidence_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel])
         return dg.MaterializeResult(
             metadata={
                 **report.model_dump(exclude={"before", "after"}, exclude_none=True),
+                "temperature_is_a_bound": report.at_bound,
                 "reliability": picture(confidence_curve(report), "share of right answers by confidence"),
                 "scores": dg.MetadataValue.path((target / SCORES).resolve()),
                 "unchanged": unchanged,
@@ -211,7 +212,7 @@ def brevity_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel]) ->
                 asked = asked_questions(con, NAME, "validation", section.questions)
                 examples = examples_made(con, NAME)
             tuned = tuned_model(home, partition, compute.settings.device, chosen.batch_size)
-            made_from = fingerprint(adapter=adapter["seal"], examples=examples, section=section.model_dump(), version=1)
+            made_from = fingerprint(adapter=adapter["seal"], examples=examples, section=section.model_dump(), version=2)
             unchanged = stands(target, made_from, anew=config.drop_existing)
             if not unchanged:
                 parts = parts_to_fill(home.answering(NAME, partition, "brevity", made_from), anew=config.drop_existing)
@@ -226,7 +227,7 @@ def brevity_asset(settings: MedqaSettings, sections: Mapping[str, BaseModel]) ->
         rows = [(row.label, *(getattr(row, name) for name in names)) for row in report.rows]
         return dg.MaterializeResult(
             metadata={
-                "recommended": report.rows[report.recommended].label,
+                "recommended": told_recommendation(report),
                 "settings": markdown_table(["control", *names], rows),
                 "picture": picture(brevity_points(report), "accuracy by words"),
                 "unchanged": unchanged,

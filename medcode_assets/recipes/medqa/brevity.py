@@ -15,6 +15,10 @@ from medcode_assets.recipes.words.questions import Asked
 from medcode_serving.engines.protocol import Writing
 
 REPORT = "brevity.json"
+MOSTLY = 0.5
+"""Share of answers that must be readable before it matters how long they are."""
+LEAST = 1e-9
+"""Accuracy of answers of which any is right."""
 
 Ask = Callable[[Sequence[Asked], Writing], Sequence[Answered]]
 """Asks the model questions under a control; the answers are as many and in the same order."""
@@ -39,9 +43,9 @@ class BrevityRow(_Frozen):
 
     @property
     def label(self) -> str:
-        """The setting in words; `none` for no control."""
+        """The setting in words."""
         parts = [f"{name} {value:g}" for name in CONTROLS if (value := getattr(self, name))]
-        return ", ".join(parts) or "none"
+        return ", ".join(parts) or "no control"
 
 
 CONTROLS = ("length_penalty", "max_sentences", "max_tokens")
@@ -53,7 +57,7 @@ class BrevityReport(_Frozen):
     questions: int
     may_lose: float
     rows: tuple[BrevityRow, ...] = Field(description="The first is without any control.")
-    recommended: int = Field(description="Place of the row that is recommended.")
+    recommended: int | None = Field(description="Place of the row that is recommended; None: no setting works.")
 
 
 def writings(section: BrevitySection) -> list[Writing]:
@@ -75,24 +79,52 @@ def try_controls(asked: Sequence[Asked], section: BrevitySection, ask: Ask) -> B
     """
     plain = [replace(one, options=(), correct=None) for one in asked]
     rows = tuple(_row(asked, ask(plain, writing), writing) for writing in writings(section))
+    least_right = LEAST if any(one.options for one in asked) else 0.0  # open answers are hardly ever word for word
     return BrevityReport(
-        questions=len(asked), may_lose=section.may_lose, rows=rows, recommended=recommended(rows, section.may_lose)
+        questions=len(asked),
+        may_lose=section.may_lose,
+        rows=rows,
+        recommended=recommended(rows, section.may_lose, least_right),
     )
 
 
-def recommended(rows: Sequence[BrevityRow], may_lose: float) -> int:
+def recommended(rows: Sequence[BrevityRow], may_lose: float, least_right: float = LEAST) -> int | None:
     """Return the place of the shortest answers that lose no more than that of accuracy and ROUGE-L, against the first.
 
-    Of equally short ones the first, which has the fewest controls; a control that shortens nothing is no gain.
+    Of equally short ones the first, which has the fewest controls; a control that shortens nothing is no gain. None
+    where no answers are worth shortening: most cannot be read, or none is right.
+
+    Args:
+        rows: What each setting makes of the answers; the first is without any.
+        may_lose: Of accuracy and of ROUGE-L.
+        least_right: Accuracy below which answers are worth nothing.
     """
     free = rows[0]
 
     def keeps(row: BrevityRow) -> bool:
-        return row.accuracy_generated >= free.accuracy_generated - may_lose and (
-            row.rouge_l is None or free.rouge_l is None or row.rouge_l >= free.rouge_l - may_lose
+        return (
+            row.readable >= MOSTLY
+            and row.accuracy_generated >= max(least_right, free.accuracy_generated - may_lose)
+            and (row.rouge_l is None or free.rouge_l is None or row.rouge_l >= free.rouge_l - may_lose)
         )
 
-    return min((at for at, row in enumerate(rows) if keeps(row)), key=lambda at: (round(rows[at].words, 3), at))
+    kept = [at for at, row in enumerate(rows) if keeps(row)]
+    return min(kept, key=lambda at: (round(rows[at].words, 3), at), default=None)
+
+
+def told_recommendation(report: BrevityReport) -> str:
+    """Return the recommended setting in words, with what it does to the answers."""
+    free = report.rows[0]
+    if report.recommended is None:
+        return (
+            f"none: without control {free.readable:.0%} of the answers can be read and {free.accuracy_generated:.0%} "
+            "are right, and no setting mends that"
+        )
+    best = report.rows[report.recommended]
+    return (
+        f"{best.label} ({best.words:.1f} words, accuracy of written answers {free.accuracy_generated:.3f} -> "
+        f"{best.accuracy_generated:.3f} on {report.questions} validation questions)"
+    )
 
 
 def _row(asked: Sequence[Asked], answers: Sequence[Answered], writing: Writing) -> BrevityRow:

@@ -4,6 +4,7 @@ The confidence of an answer is the softmax over its options' log-probabilities, 
 ICML 2017). It belongs to the likeliest option; open questions have none.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ REPORT, SCORES = "confidence.json", "confidence.csv"
 BINS = 10
 TEMPERATURES = (0.05, 50.0)
 """Between these one is looked for."""
+AT_BOUND = 0.01
+"""Distance in logarithms from there, below which a search ended at a bound."""
 
 
 class _Frozen(BaseModel):
@@ -54,6 +57,11 @@ class ConfidenceReport(_Frozen):
     )
     before: tuple[ConfidenceBin, ...]
     after: tuple[ConfidenceBin, ...]
+
+    @property
+    def at_bound(self) -> bool:
+        """Whether the temperature is where the search ended, and not the best there is."""
+        return any(abs(math.log(self.temperature / bound)) < AT_BOUND for bound in TEMPERATURES)
 
 
 def measure_confidence(

@@ -15,7 +15,7 @@ from medcode_assets.warehouse import fingerprint
 from medcode_serving.bundle import file_sha256
 
 REPORT, PAGE = "errors.json", "errors.md"
-VERSION = 1
+VERSION = 2
 """Changes when the same answers, patterns and settings come to another analysis."""
 SURE = 0.05
 """Probability of chance alone, below which a pattern is told."""
@@ -174,8 +174,9 @@ def error_page(report: ErrorReport) -> str:
     lines = [
         "# Wrong answers of recipe medqa",
         "",
-        f"{report.wrong:,} of {report.answers:,} answers to the test split are wrong"
-        f"{f' ({report.wrong / report.answers:.1%})' if report.answers else ''}. A trait is a finding where as many "
+        f"{report.wrong:,} of {report.answers:,} answers to the test split are wrong in what they say"
+        f"{f' ({report.wrong / report.answers:.1%})' if report.answers else ''}, whichever option the model finds "
+        "likeliest: the rest of `accuracy_generated`, not of `accuracy`. A trait is a finding where as many "
         f"wrong answers come by chance in fewer than {SURE:.0%} of draws; of some twenty traits, one may.",
         "",
         "## What to do",

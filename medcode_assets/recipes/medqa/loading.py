@@ -26,6 +26,7 @@ CHECKS = {
     "places_are_even": f"No place of an option is right in more than {UNEVEN:.0%} of the training examples.",
 }
 USELESS = ("missing_question", "missing_option", "duplicate_options", "missing_answer", "contradiction")
+"""Reasons that are faults of a source. Answers that it withholds are none."""
 
 
 def load_source(
@@ -88,8 +89,9 @@ def subject_rows(facts: dict[str, Any]) -> list[tuple[Any, ...]]:
 def check_source(con: "duckdb.DuckDBPyConnection") -> list[tuple[str, bool, str]]:
     """Return (name, passed, reason) of each of `CHECKS`."""
     told = source_facts(con)["preparation"]
-    useless = sum(told["dropped"].get(reason, 0) for reason in USELESS)
-    share = useless / max(1, told["read"])
+    faults = {reason: rows for reason in USELESS if (rows := told["dropped"].get(reason, 0))}
+    share = sum(faults.values()) / max(1, told["read"])
+    of_these = "; ".join(f"{rows:,}: {REASONS[reason]}" for reason, rows in faults.items())
     places = con.execute(
         f"SELECT correct, count(*) AS questions FROM {NAME}.questions WHERE split = 'train' AND correct IS NOT NULL "
         "GROUP BY correct ORDER BY questions DESC, correct"
@@ -97,6 +99,11 @@ def check_source(con: "duckdb.DuckDBPyConnection") -> list[tuple[str, bool, str]
     in_all = sum(count for _, count in places)
     most = places[0][1] / in_all if in_all else 0.0
     return [
-        ("few_rows_dropped", share <= MOST_DROPPED, f"{useless:,} of {told['read']:,} rows ({share:.1%})"),
+        (
+            "few_rows_dropped",
+            share <= MOST_DROPPED,
+            f"{sum(faults.values()):,} of {told['read']:,} rows ({share:.1%}) are of no use"
+            f"{f' ({of_these})' if of_these else ''}; at most {MOST_DROPPED:.0%}",
+        ),
         ("places_are_even", most <= UNEVEN, f"the most frequent place is right in {most:.1%} of {in_all:,} examples"),
     ]

@@ -36,9 +36,10 @@ def brevity_points(report: BrevityReport) -> bytes:
             chosen = place == report.recommended
             colour = COLOURS[5] if chosen else COLOURS[0] if place else COLOURS[1]
             axis.scatter([row.words], [row.accuracy_generated], color=colour, s=60 if chosen else 28, zorder=3)
-        free, best = report.rows[0], report.rows[report.recommended]
+        free = report.rows[0]
+        best = "none" if report.recommended is None else report.rows[report.recommended].label
         axis.scatter([], [], color=COLOURS[1], label="no control")
-        axis.scatter([], [], color=COLOURS[5], label=f"recommended: {best.label}")
+        axis.scatter([], [], color=COLOURS[5], label=f"recommended: {best}")
         axis.axhline(free.accuracy_generated - report.may_lose, color="#777777", linewidth=1, linestyle="--")
         axis.set(
             xlabel="words an answer",

@@ -18,6 +18,7 @@ REASONS = {
     "missing_option": "an option is empty",
     "duplicate_options": "two options are the same",
     "missing_answer": "no right option, or no answer to an open question",
+    "withheld_answer": "-1 in the place of the right option, or a test split without the column, as MedMCQA's",
     "repeated": "the same question with the same options stands there already",
     "contradiction": "the same question with the same options has another answer",
     "in_a_held_out_split": "nearly the same question is in a split that is held out",
@@ -102,7 +103,9 @@ def _unusable(row: ExamRow) -> str | None:
         return "missing_option"
     if len({_same_text(option) for option in row.options}) < len(row.options):
         return "duplicate_options"
-    return "missing_answer" if row.cop is None else None
+    if row.cop is None:
+        return "withheld_answer" if row.withheld else "missing_answer"
+    return None
 
 
 def _same_text(text: str) -> str:

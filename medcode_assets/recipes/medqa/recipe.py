@@ -21,5 +21,5 @@ MEDQA = Recipe(
     build_examples=word_examples(NAME),
     data_version=word_data_version(NAME),
     chat=Chat(SYSTEM, "words"),
-    words=Words(score, MEASURES, HEADLINE),
+    words=Words(score, MEASURES, HEADLINE, form="readable"),
 )

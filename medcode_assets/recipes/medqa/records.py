@@ -1,7 +1,7 @@
 """Files of exam questions as numbered records: JSON, JSON lines, parquet, arrow."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from medcode_serving.errors import MedcodeError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_file(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield a file's records with their numbers, from 1 (in files of JSON lines: the line's).
+def read_file(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield a file's records with their places, from 1: `row 7`, or `line 7` of a file of JSON lines.
 
     Raises:
         MedcodeError: the file is of no known kind, cannot be read, is cut off or broken at a row, or is not UTF-8.
@@ -28,7 +28,13 @@ def read_file(path: Path) -> Iterator[tuple[int, Any]]:
         raise MedcodeError(f"{path}: cannot be read ({reason})") from None
 
 
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
+def numbered_rows(records: Iterable[Any], start: int = 1) -> Iterator[tuple[str, Any]]:
+    """Yield records with their places."""
+    for number, record in enumerate(records, start=start):
+        yield f"row {number}", record
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
     """Read one array, or objects line by line: MedMCQA's own `.json` files are of lines."""
     with path.open("rb") as file:
         first = next((line.lstrip() for line in file if line.removeprefix(_BYTE_ORDER_MARK).strip()), b"")
@@ -44,10 +50,10 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         ) from None
     except (ValueError, RecursionError):
         raise MedcodeError(f"{path}: brackets too deep or a number too long; correct it") from None
-    yield from enumerate(records, start=1)
+    yield from numbered_rows(records)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
@@ -55,14 +61,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 continue
             text = _decoded(line, path, first=number)
             try:
-                yield number, json.loads(text)
+                yield f"line {number}", json.loads(text)
             except json.JSONDecodeError as error:
                 raise MedcodeError(
-                    f"{path}, row {number}: no JSON ({error.msg}, column {error.colno}); correct or delete the line"
+                    f"{path}, line {number}: no JSON ({error.msg}, column {error.colno}); correct or delete the line"
                 ) from None
             except (ValueError, RecursionError):
                 raise MedcodeError(
-                    f"{path}, row {number}: brackets too deep or a number too long; correct or delete the line"
+                    f"{path}, line {number}: brackets too deep or a number too long; correct or delete the line"
                 ) from None
 
 
@@ -70,14 +76,14 @@ def _decoded(raw: bytes, path: Path, first: int = 1) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        row = first + raw.count(b"\n", 0, error.start)
+        line = first + raw.count(b"\n", 0, error.start)
         raise MedcodeError(
-            f"{path}, row {row}: not UTF-8 (byte 0x{raw[error.start]:02x}); if it is Windows-1252, convert that row "
+            f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x}); if it is Windows-1252, convert that line "
             "with `iconv -f cp1252 -t utf-8`"
         ) from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -85,20 +91,20 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches():
-                yield from enumerate(batch.to_pylist(), start=number + 1)
+                yield from numbered_rows(batch.to_pylist(), start=number + 1)
                 number += batch.num_rows
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise MedcodeError(_broken(path, number, error)) from None
 
 
-def _arrow(path: Path) -> Iterator[tuple[int, Any]]:
+def _arrow(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa
 
     number = 0
     try:
         with arrow_batches(path) as (_, batches):
             for batch in batches:
-                yield from enumerate(batch.to_pylist(), start=number + 1)
+                yield from numbered_rows(batch.to_pylist(), start=number + 1)
                 number += batch.num_rows
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise MedcodeError(_broken(path, number, error)) from None
@@ -108,7 +114,7 @@ def _broken(path: Path, rows: int, error: Exception) -> str:
     return f"{path}: broken or cut off after row {rows} ({type(error).__name__}); fetch the file anew"
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     ".jsonl": _lines,
     ".json": _json,
     ".parquet": _parquet,

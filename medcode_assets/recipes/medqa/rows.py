@@ -36,19 +36,27 @@ class ExamRow:
     """The source's own split."""
     part: str
     """File or split of the hub that it stands in."""
-    row: int
-    """There, from 1."""
+    place: str
+    """There, from 1: `row 7`, or `line 7` of a file of lines."""
+    withheld: bool = False
+    """The source does not tell the right option, and says so."""
 
 
-def exam_row(record: Any, part: str, row: int, split: str | None) -> ExamRow:
+def exam_row(record: Any, part: str, place: str, split: str | None) -> ExamRow:
     """Return a row as it was read.
+
+    Args:
+        record: What stands there.
+        part: File or split of the hub.
+        place: `row 7` or `line 7`.
+        split: The source's own split.
 
     Raises:
         MedcodeError: a column is missing, or a value has another type; names file, row and column, never the text.
     """
     if not isinstance(record, Mapping):
-        raise MedcodeError(f"{part}, row {row}: a {type(record).__name__} where an object with columns is expected")
-    where = f"{part}, row {row}"
+        raise MedcodeError(f"{part}, {place}: a {type(record).__name__} where an object with columns is expected")
+    where = f"{part}, {place}"
     if "question" not in record:
         raise MedcodeError(f"{where}: no column question; the file needs question, {', '.join(OPTIONS)} and cop")
     given = [name for name in OPTIONS if name in record]
@@ -72,7 +80,8 @@ def exam_row(record: Any, part: str, row: int, split: str | None) -> ExamRow:
         subject=_text(record, "subject_name", where) or UNKNOWN,
         split=split,
         part=part,
-        row=row,
+        place=place,
+        withheld=record.get("cop") == NOT_TOLD or "cop" not in record,
     )
 
 
@@ -95,6 +104,10 @@ def _text(record: Mapping[str, Any], column: str, where: str, *, paragraphs: boo
 def _cop(value: Any, where: str) -> int | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, str):
+        raise MedcodeError(
+            f'{where}: column cop is text; expected the number of the right option: 2 and not "2", and not its letter'
+        )
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1:  # infinity % 1 is no number
         raise MedcodeError(
             f"{where}: column cop is a {type(value).__name__}; expected the number of the right option, or nothing"
@@ -166,4 +179,4 @@ def numbered(rows: Iterable[ExamRow], base: int) -> list[ExamRow]:
 
 
 def _place(row: ExamRow) -> str:
-    return f"{row.part}, row {row.row}"
+    return f"{row.part}, {row.place}"

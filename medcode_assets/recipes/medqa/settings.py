@@ -80,7 +80,8 @@ class BrevitySection(Section):
     length_penalties: list[float] = Field(
         default=[0.0, 0.25, 1.0],
         min_length=1,
-        description="Nats added to the end's logit for each token written; 0: none.",
+        description="Nats added to the end's logit for each token written; 0: none. Answers of about ten tokens need "
+        "about 1, longer ones less: 0.1 ends them by about token 100.",
     )
     max_sentences: list[int] = Field(default=[0, 1], min_length=1, description="Sentences at most; 0: no limit.")
     max_tokens: list[int] = Field(

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medcode_assets.recipes.medqa.records import READERS, read_file
+from medcode_assets.recipes.medqa.records import READERS, numbered_rows, read_file
 from medcode_assets.recipes.medqa.rows import ExamRow, cop_base, exam_row, numbered
 from medcode_assets.recipes.medqa.settings import SYNTHETIC, MedqaSection
 from medcode_assets.warehouse import fingerprint
@@ -25,8 +25,8 @@ SPLIT_NAMES = {
 }
 """What sources call their splits."""
 
-Records = Callable[[], Iterator[tuple[int, Any]]]
-"""Rows with their numbers, from 1."""
+Records = Callable[[], Iterator[tuple[str, Any]]]
+"""Rows with their places: `row 7`."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_source(source: QuestionSource, wanted_base: str = "auto") -> ReadQuesti
     rows: list[ExamRow] = []
     for part in source.parts:
         before = len(rows)
-        rows += [exam_row(record, part.name, number, part.split) for number, record in part.records()]
+        rows += [exam_row(record, part.name, place, part.split) for place, record in part.records()]
         if len(rows) == before:
             raise MedcodeError(f"{part.name}: has no rows; look whether what made it ended well")
     base, why = cop_base(rows, wanted_base, source.base)
@@ -121,7 +121,7 @@ def synthetic_source(questions: int, seed: int) -> QuestionSource:
         release=f"synthetic medical questions {questions}-{seed}",
         fingerprint=fingerprint(files=files, questions=questions, seed=seed),
         files=files,
-        parts=(Part("synthetic", None, lambda: enumerate(synthetic_medical_questions(questions, seed), start=1)),),
+        parts=(Part("synthetic", None, lambda: numbered_rows(synthetic_medical_questions(questions, seed))),),
         base=1,
     )
 
@@ -160,7 +160,7 @@ def hub_source(name: str, revision: str | None, cache: Path) -> QuestionSource:
         fingerprint=fingerprint(files=files),
         files=files,
         parts=tuple(
-            Part(f"{name}, {split}", _known_split(str(split), name), lambda rows=rows: enumerate(rows, start=1))  # type: ignore[misc]
+            Part(f"{name}, {split}", _known_split(str(split), name), lambda rows=rows: numbered_rows(rows))  # type: ignore[misc]
             for split, rows in found.items()
         ),
         base=0 if named else None,

@@ -1,12 +1,12 @@
 """The samples of an iteration: drawn from the sources, or taken over from the iteration before and added to."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medcode_assets.artifacts import made
-from medcode_assets.recipes.specialty.iterations import MOST, Before, Folder, Iteration, taken_over
+from medcode_assets.artifacts import made, stands
+from medcode_assets.recipes.specialty.iterations import MOST, Before, Folder, Iteration, finished, taken_over
 from medcode_assets.recipes.specialty.sample_files import statistics, write_samples, write_statistics
 from medcode_assets.recipes.specialty.sampling import (
     CONSTANT,
@@ -174,17 +174,34 @@ def as_questions(samples: Iterable[Sample]) -> Iterator[Question]:
             )
 
 
-def next_iteration(last: Iteration, section: SpecialtySection, folder: Folder) -> Iteration:
-    """Return the iteration behind the last one, if it can be drawn.
+def refuse_undrawable(iteration: Iteration, section: SpecialtySection, folder: Folder) -> Plan:
+    """Read all that an iteration's samples come from, before anything is made of them; return it.
 
     Raises:
-        MedcodeError: the last one was not evaluated, its recommendations come to nothing, or there are too many.
+        MedcodeError: as `plan` and `draw` do.
     """
+    planned = plan(iteration, section, folder)
+    if not stands(folder(iteration.key, "samples"), planned.fingerprint):
+        draw(planned)
+    return planned
+
+
+def current_iteration(iterations: Sequence[Iteration], folder: Folder) -> Iteration:
+    """Return the iteration that `medcode specialty next` makes: the last one if it is not finished, else one more.
+
+    Args:
+        iterations: Those of a name that have samples, at least one.
+        folder: Of an artifact.
+
+    Raises:
+        MedcodeError: there are too many.
+    """
+    last = iterations[-1]
+    if not finished(last, folder):
+        return last
     if last.number == MOST:
         raise MedcodeError(f"iteration {last.key}: the last of {MOST}; go on under another --name")
-    iteration = last.at(last.number + 1)
-    draw(plan(iteration, section, folder))
-    return iteration
+    return last.at(last.number + 1)
 
 
 def _source(

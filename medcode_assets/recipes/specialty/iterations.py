@@ -14,6 +14,8 @@ from medcode_serving.errors import MedcodeError
 
 _KEY = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)-(?P<number>\d\d)")
 MOST = 99
+UNFINISHED = "unfinished"
+"""File in the folder of an iteration that a command is making, or was when it was killed."""
 
 Folder = Callable[[str, str], Path]
 """Folder of an artifact of the recipe, from a partition and the artifact's name."""
@@ -67,6 +69,26 @@ def started(artifacts: Path, name: str) -> list[Iteration]:
     """
     folders = (folder for folder in artifacts.glob(f"{name}-[0-9][0-9]") if made(folder / "samples"))
     return sorted((iteration_of(folder.name) for folder in folders), key=lambda iteration: iteration.number)
+
+
+def begin(iteration: Iteration, folder: Folder) -> None:
+    """Mark an iteration as one that a command is making; the mark outlives a killed command."""
+    mark = folder(iteration.key, UNFINISHED)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def end(iteration: Iteration, folder: Folder) -> None:
+    """Take the mark of `begin` away."""
+    folder(iteration.key, UNFINISHED).unlink(missing_ok=True)
+
+
+def finished(iteration: Iteration, folder: Folder) -> bool:
+    """Whether no command was cut off while it made an iteration, and its recommendations are of its samples."""
+    facts = made(folder(iteration.key, "samples"))
+    recommended = made(folder(iteration.key, RECOMMENDATIONS))
+    advised = facts is not None and recommended is not None and recommended["samples"] == facts["contents"]
+    return advised and not folder(iteration.key, UNFINISHED).exists()
 
 
 def taken_over(iteration: Iteration, folder: Folder) -> Before | None:

@@ -17,7 +17,12 @@ from medcode_assets.evaluation.text_metrics.answer_statistics import (
 )
 from medcode_assets.evaluation.text_metrics.bertscore import METRICS as BERTSCORE
 from medcode_assets.evaluation.text_metrics.bertscore import BertScoreEncoder, bertscore_statistics
-from medcode_assets.evaluation.text_metrics.overlap import bleu_statistics, meteor_statistics, rouge_statistics
+from medcode_assets.evaluation.text_metrics.overlap import (
+    bleu_statistics,
+    meteor_statistics,
+    rouge_statistics,
+    stem_meteor_statistics,
+)
 from medcode_assets.recipes.words.answers import Answered
 from medcode_assets.recipes.words.questions import Asked
 from medcode_serving.errors import MedcodeError
@@ -132,6 +137,7 @@ def score(
         BLEU: bleu_statistics,
         ("rouge_1", "rouge_2", "rouge_l"): rouge_statistics,
         ("meteor",): meteor_statistics,
+        ("meteor_exact_stem",): stem_meteor_statistics,
         BERTSCORE: partial(_bertscore_if_asked, encoder=bertscore),
         SQUAD: _squad_statistics,
     }

@@ -20,7 +20,7 @@ COMPARISON_CSV = "model_comparison.csv"
 SPECIALTY_CSV = "specialty_performance.csv"
 OVERALL_PNG = "model_comparison.png"
 SPECIALTY_PNG = "specialty_performance.png"
-VERSION = 1
+VERSION = 2
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 _VALUES = tuple(f"{side}{end}" for side in ("base", "finetuned", "difference") for end in ("", "_low", "_high"))
 

@@ -76,10 +76,11 @@ def first_samples(items: Iterable[Item], sampling: Sampling) -> list[Sample]:
     by_specialty: dict[str, list[Item]] = {}
     for item in items:
         by_specialty.setdefault(item.specialty, []).append(item)
+    _refuse_too_few({specialty: len(own) for specialty, own in by_specialty.items()}, sampling)
     samples: dict[str, list[Sample]] = {part: [] for part in PARTS}
-    for specialty, own in sorted(by_specialty.items()):
+    for _, own in sorted(by_specialty.items()):
         own.sort(key=lambda item: hashlib.sha256(f"{sampling.seed}:{item.key}".encode()).digest())
-        sizes = asdict(part_sizes(specialty, len(own), sampling))
+        sizes = asdict(part_sizes(len(own), sampling))
         rest = iter(own)
         for part in PARTS:
             since = 1 if part == "train" else 0
@@ -87,22 +88,29 @@ def first_samples(items: Iterable[Item], sampling: Sampling) -> list[Sample]:
     return [sample for part in PARTS for sample in samples[part]]
 
 
-def part_sizes(specialty: str, questions: int, sampling: Sampling) -> Counts:
-    """Return how many questions of a specialty each part gets in iteration 1; at least one for eval and for train.
-
-    Raises:
-        MedcodeError: there are too few.
-    """
-    rest = questions - sampling.holdout
-    half = _rounded(rest * sampling.train_share)
-    if rest < 2 or half < 2:
-        raise MedcodeError(
-            f"specialty {specialty}: {questions} questions are too few for a holdout of {sampling.holdout}, and train "
-            f"and eval out of {sampling.train_share:g} of the rest; give it more, lower specialty.holdout, or take its "
-            "file out of the folder"
-        )
+def part_sizes(questions: int, sampling: Sampling) -> Counts:
+    """Return how many of a specialty's questions each part gets in iteration 1; at least one for eval and for train."""
+    rest, half = _divided(questions, sampling)
     evaluation = min(max(_rounded(half * sampling.eval_share), 1), half - 1)
     return Counts(sampling.holdout, evaluation, half - evaluation, rest - half)
+
+
+def _divided(questions: int, sampling: Sampling) -> tuple[int, int]:
+    """Return what the holdout leaves, and the share of it that is for train and eval."""
+    rest = questions - sampling.holdout
+    return rest, _rounded(rest * sampling.train_share)
+
+
+def _refuse_too_few(questions: Mapping[str, int], sampling: Sampling) -> None:
+    """Raise MedcodeError naming every specialty that has too few questions for holdout, eval and train."""
+    few = {name: number for name, number in sorted(questions.items()) if min(_divided(number, sampling)) < 2}
+    if few:
+        told = ", ".join(f"{name} ({number})" for name, number in few.items())
+        raise MedcodeError(
+            f"too few questions for a holdout of {sampling.holdout}, and train and eval out of "
+            f"{sampling.train_share:g} of the rest: {told}; give these specialties more, lower specialty.holdout, or "
+            "take their files out of the folder"
+        )
 
 
 def grow(

@@ -27,6 +27,7 @@ MEASURES = (
     "rouge_2",
     "rouge_l",
     "meteor",
+    "meteor_exact_stem",
 )
 """What a specialty may be found weak by; each in [0, 1]."""
 
@@ -64,7 +65,9 @@ class SpecialtySection(Section):
         default=1.5, gt=1, le=MOST, description="Factor recommended for a weak specialty, as far as its pool reaches."
     )
     bertscore_model: str | None = Field(
-        default=None, description="Encoder of BERTScore, a local folder or a hub id; none: BERTScore is left out."
+        default="FacebookAI/roberta-large",
+        description="Encoder of BERTScore, a local folder or a hub id; where it is not to be had, BERTScore is left "
+        "out, and the results say why; none: it is left out.",
     )
     bertscore_layer: int | None = Field(
         default=None, ge=1, description="Its layer; none: bert-score's own choice, of encoders that it knows."

@@ -26,8 +26,9 @@ class Answered:
     """A model's answer to one question."""
 
     text: str
+    """Without what the model thought before, in tags."""
     tokens: int
-    """That it took."""
+    """That it took, with its thoughts."""
     confidence: float
     """Geometric mean of its tokens' probabilities, in [0, 1]."""
     cut: bool

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from medcode_assets.artifacts import made, making, required, stands
-from medcode_assets.config import DataSettings, EvaluationSettings, GateSettings, Settings
+from medcode_assets.config import WORD_GATES, DataSettings, EvaluationSettings, GateSettings, Settings
 from medcode_assets.launchpad import LaunchConfig, launched_with, read
 from medcode_assets.metadata import mlflow_metadata, picture, table_metadata
 from medcode_assets.partitions import checks_each_version
@@ -32,7 +32,7 @@ from medcode_assets.recipes.words.evaluating import (
     word_answers_fingerprint,
     word_evaluation_fingerprint,
 )
-from medcode_assets.recipes.words.gates import ASKED, WORD_GATES, check_word_gates, served_headline
+from medcode_assets.recipes.words.gates import ASKED, check_word_gates, served_headline
 from medcode_assets.recipes.words.measuring import logged_metrics, read_word_report, word_table
 from medcode_assets.recipes.words.questions import asked_hash, asked_questions
 from medcode_assets.resources.compute import GPU, Compute, gpu_tags
@@ -267,7 +267,7 @@ def word_bundle_asset(recipe: Recipe, settings: Settings) -> dg.AssetsDefinition
                 codes=trained_codes(con, recipe.name),
             )
         served = served_headline(home.bundles, recipe.name, version, facts[ASKED], report.headline)
-        gates = check_word_gates(report, read(config, "gates", GateSettings), served)
+        gates = check_word_gates(report, words_of(recipe).form, read(config, "gates", GateSettings), served)
         publish_passed(sealed, gates)
         latest = latest_version(home.bundles, recipe.name) if is_published(home.bundles, recipe.name) else None
         model = register_bundle(sealed, latest, adapter_facts["mlflow_uri"], adapter_facts["mlflow_run"])

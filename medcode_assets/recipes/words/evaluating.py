@@ -43,7 +43,7 @@ def word_answers_fingerprint(
         prompt=recipe.prompt.model_dump(),
         decoding=decoding.model_dump(),
         max_documents=evaluation.max_documents,
-        version=1,
+        version=2,
     )
 
 

@@ -4,15 +4,10 @@ from pathlib import Path
 
 from medcode_assets.config import GateSettings
 from medcode_assets.recipes.words.answers import TUNED, UNTUNED
-from medcode_assets.recipes.words.measuring import WordMeasures, WordReport
+from medcode_assets.recipes.words.measuring import Gain, WordMeasures, WordReport
 from medcode_serving.bundle import Bundle, Gate, is_published, latest_bundle
 from medcode_serving.errors import MedcodeError
 
-WORD_GATES = {
-    "not_collapsed": "Answers have words, differ between questions, and are likely to end.",
-    "above_untuned_base": "Better than the untuned base by the recipe's headline measure, on the same questions.",
-    "no_regression": "Not below the served adapter by the headline measure, on the same test questions.",
-}
 ASKED = "test_questions"
 """Where a bundle's provenance, and the seal of its evaluation, keep `asked_hash`."""
 MOST_EMPTY = 0.1
@@ -21,15 +16,23 @@ MOST_CUT = 0.5
 """Share of answers that do not end by themselves."""
 
 
-def check_word_gates(report: WordReport, settings: GateSettings, served: float | str) -> tuple[Gate, ...]:
+def check_word_gates(
+    report: WordReport, form: str | None, settings: GateSettings, served: float | str
+) -> tuple[Gate, ...]:
     """Hold an evaluated adapter against every gate.
 
     Args:
         report: Its evaluation.
-        settings: What is relaxed.
+        form: `Words.form` of its recipe.
+        settings: Shares that are asked for, and what is relaxed.
         served: The served adapter's headline measure on the same questions; or why there is none, in words.
     """
-    gates = (_not_collapsed(report.models[TUNED]), _above_untuned(report), _no_regression(report, served))
+    gates = (
+        _not_collapsed(report.models[TUNED]),
+        _readable(report, form, settings.least_readable),
+        _above_untuned(report),
+        _no_regression(report, served),
+    )
     return tuple(gate.model_copy(update={"relaxed": gate.name in settings.relax and not gate.passed}) for gate in gates)
 
 
@@ -45,6 +48,20 @@ def _not_collapsed(measured: WordMeasures) -> Gate:
     return Gate(name="not_collapsed", passed=not problems, reason="; ".join(problems) or told)
 
 
+def _readable(report: WordReport, form: str | None, least: float) -> Gate:
+    """Hold what is written against its form: likelihoods may tell options apart where the text chooses none."""
+    name = "readable"
+    if form is None:
+        return Gate(name=name, passed=True, reason="this recipe asks for no form")
+    share, gain = report.models[TUNED].value(form), report.gain(form)
+    if share is None:
+        return Gate(name=name, passed=False, reason=f"{form} was not measured; see words.json: skipped")
+    reason = f"{share:.1%} of the written answers ({form}; at least {least:.1%})"
+    if gain is not None:
+        reason += f"; untuned base {share - gain.value:.1%}, paired difference {_interval(gain)}"
+    return Gate(name=name, passed=share >= least and (gain is None or gain.high >= 0), reason=reason)
+
+
 def _above_untuned(report: WordReport) -> Gate:
     name, gain = "above_untuned_base", report.gain(report.headline)
     if UNTUNED not in report.models:
@@ -52,12 +69,18 @@ def _above_untuned(report: WordReport) -> Gate:
     if gain is None:
         return Gate(name=name, passed=False, reason=f"{report.headline} was not measured; see words.json: skipped")
     values = [report.models[model].value(report.headline) for model in (TUNED, UNTUNED)]
+    sure = gain.low > 0
+    unsure = "" if sure or gain.value <= 0 else ": it may be chance; more test questions may tell"
     return Gate(
         name=name,
-        passed=gain.value > 0,
+        passed=sure,
         reason=f"{report.headline} on test: adapter {values[0]:.4f}, untuned base {values[1]:.4f}; paired difference "
-        f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})",
+        f"{_interval(gain)} on {report.models[TUNED].answers:,} questions{unsure}",
     )
+
+
+def _interval(gain: Gain) -> str:
+    return f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
 
 
 def _no_regression(report: WordReport, served: float | str) -> Gate:

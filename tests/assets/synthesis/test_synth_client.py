@@ -17,6 +17,7 @@ from medcode_assets.synthesis.client import (
 )
 from medcode_assets.synthesis.endpoints import Endpoint, resolve_endpoint
 from medcode_assets.synthesis.requests import Inquiry, ListedCode, Request
+from medcode_assets.synthesis.tally import Tally
 from medcode_serving.errors import MedcodeError
 from tests.assets.synthesis.failing_server import FailingServer
 
@@ -242,3 +243,36 @@ def test_a_time_to_wait_that_is_none_changes_nothing(told: str) -> None:
 @pytest.mark.parametrize("told", ["31536000", "1" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_nobody_has_us_wait_for_a_year(told: str) -> None:
     assert LONGEST_TOLD_PAUSE < pause(0, told, random.Random(0)) <= LONGEST_TOLD_PAUSE + FIRST_PAUSE
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("close", "connection broken by 127.0.0.1:"),
+        ("hang", " was silent for 0.5 s"),
+        ("503", "ServiceUnavailableError, status 503"),
+    ],
+)
+def test_why_there_is_no_answer(
+    server: FailingServer, request_: Request, monkeypatch: pytest.MonkeyPatch, failure: str, reason: str
+) -> None:
+    monkeypatch.setattr(server, "failure", lambda _name, _tries: failure)
+    server.hang_s = 3600
+    asking = client(server, retries=0, timeout_s=0.5 if failure == "hang" else 60.0)
+    with pytest.raises(UnansweredError) as told:
+        asking.ask(request_)
+    asking.close()
+    assert reason in str(told.value)
+
+
+def test_nobody_there_is_told_as_that(request_: Request) -> None:
+    asking = Client(resolve_endpoint("m", "http://127.0.0.1:9/v1", ()), retries=0, timeout_s=60.0, stop=Event())
+    with pytest.raises(UnansweredError, match=r"^connection refused by 127\.0\.0\.1:9$"):
+        asking.ask(request_)
+    asking.close()
+
+
+def test_nothing_but_failures_is_no_success() -> None:
+    assert Tally().success_rate == 1
+    assert Tally(failed=2).success_rate == 0
+    assert Tally(answers=4, rejected=1, failed=2).success_rate == 0.75

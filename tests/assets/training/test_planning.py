@@ -9,7 +9,7 @@ from transformers import Qwen2Config
 from benchmarks.planning import Shape, measured_apart, planned
 from medcode_assets.training.cost import flops_per_example, read_gpus
 from medcode_assets.training.models import Precision
-from medcode_assets.training.planning import Growth, MemoryPlan, advice, fullest_row, plan
+from medcode_assets.training.planning import MARGIN, Growth, MemoryPlan, Reach, advice, fullest_row, plan
 from medcode_assets.training.rehearsal import Stage, _rehearse, rehearse
 from medcode_assets.training.settings import LoraSettings, TrainingSettings
 
@@ -69,6 +69,28 @@ def test_two_examples_tell_of_many():
     growth = Growth(stage(layers=2), (180, 20), (90, 10))
     row = [(180, 20), *[(90, 10)] * 4]
     assert growth.plan(5).tensors == pytest.approx(plan(stage(layers=2), row).tensors, rel=0.02)
+
+
+def test_another_longest_example_is_one_more_rehearsal():
+    growth = Growth(stage(layers=2), (180, 20), (90, 10))
+    longer = growth.with_longest((380, 20))
+    assert longer.plan(1).tensors == Growth(stage(layers=2), (380, 20), (90, 10)).plan(1).tensors
+    assert longer.plan(4).tensors == pytest.approx(
+        plan(stage(layers=2), [(380, 20), *[(90, 10)] * 3]).tensors, rel=0.02
+    )
+
+
+def test_the_longest_example_that_fits_does_fit():
+    growth = Growth(stage(layers=2, device="cuda"), (180, 20), (90, 10))
+    memory = growth.with_longest((1980, 20)).plan(4).peak / (1 - MARGIN)
+    reach = Reach(growth, 4, 8192)
+    found = reach.longest(int(memory))
+    assert 1500 < found <= 2000
+    assert growth.with_longest((found - 20, 20)).plan(4).peak <= memory * (1 - MARGIN)
+    assert reach.longest(10**12) == 8192
+    assert reach.longest(growth.plan(1).weights) == 0
+    shorter = reach.longest(int(growth.with_longest((80, 20)).plan(4).peak / (1 - MARGIN)) + 1)
+    assert 50 < shorter <= 101
 
 
 def test_less_memory_by_checkpointing_and_by_four_bits():

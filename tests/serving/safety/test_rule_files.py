@@ -43,6 +43,14 @@ def test_own_rows_are_added_and_take_the_place_of_shipped_ones(tmp_path: Path) -
     assert check_safety("Take Examply.", question="I take apixaban.", rules=rules).risk_level == "high"
 
 
+def test_the_smallest_usual_dose_may_be_told(tmp_path: Path) -> None:
+    header = DOSES.replace("note,source", "usual_least,note,source")
+    (tmp_path / "doses.csv").write_text(header + "acetaminophen,oral,g,1,3,,,,,,,,,0.5,,our formulary\n")
+    (warning,) = check_safety("Acetaminophen 40 mg.", rules=load_rules(tmp_path)).warnings
+    assert "0.04 g is far below any usual dose (0.5 g or more)" in warning.message
+    assert check_safety("Acetaminophen 60 mg.", rules=load_rules(tmp_path)).warnings == ()
+
+
 def test_own_emergencies(tmp_path: Path) -> None:
     (tmp_path / "emergencies.yaml").write_text(
         "terms: {ours: ['green (tongue|nose)']}\n"

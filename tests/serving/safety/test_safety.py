@@ -180,6 +180,7 @@ def test_doses_too_high(answer: str, told: str) -> None:
         "Do not take 8 g of acetaminophen a day.",
         "More than 10 g of acetaminophen destroys the liver.",
         "Vitamin D 50,000 units weekly.",
+        "Vitamin D 25 mcg (1000 units) daily.",
         "Diclofenac gel 4 g four times daily.",
         "Alendronate 70 mg once a week.",
         "Potassium was 4.1 mmol/L; digoxin level 1.2 ng/mL; ibuprofen 400 mg.",
@@ -187,6 +188,40 @@ def test_doses_too_high(answer: str, told: str) -> None:
 )
 def test_doses_within_limits(answer: str) -> None:
     assert check("Pain.", answer).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("Take 500 mcg of paracetamol.", "0.5 mg is far below any usual dose (40 mg or more)"),
+        ("Take 0.5 mg of metformin.", "0.5 mg is far below any usual dose (250 mg or more)"),
+        ("Sertraline 50 micrograms daily.", "0.05 mg is far below any usual dose (25 mg or more)"),
+    ],
+)
+def test_doses_far_too_low(answer: str, told: str) -> None:
+    warning = only("Pain.", answer)
+    assert (warning.kind, warning.severity, warning.addressed) == ("dose", "low", False)
+    assert told in warning.message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Levothyroxine 50 mcg daily.",
+        "Acetaminophen 40 mg for the baby.",
+        "Acetaminophen 15 mg/kg.",
+        "Metformin level 0.5 mg/L.",
+        "Metoprolol 1 mg iv.",
+        "Do not exceed 1 mg of metformin.",
+    ],
+)
+def test_small_doses_that_are_no_slip(answer: str) -> None:
+    assert check("Pain.", answer).warnings == ()
+
+
+def test_steroids_have_limits() -> None:
+    assert "40000 mg" in only("Asthma.", "Prednisolone 40 g.").message
+    assert check("Asthma.", "Prednisolone 40 mg daily.").warnings == ()
 
 
 def test_a_small_excess_is_moderate() -> None:
@@ -211,6 +246,14 @@ def test_ages() -> None:
     assert "over 64 years" in only("I am 80 years old.", "Take diazepam 2 mg.").message
     assert check("My 8 year old has a cough.", "Do not give codeine.").warnings == ()
     assert check("I am 40 years old.", "Take diazepam 2 mg.").warnings == ()
+
+
+def test_an_age_in_the_answer() -> None:
+    told = only("He is teething.", "Give ibuprofen to your 3 month old.")
+    assert (told.kind, told.rule) == ("age", "ibuprofen/oral")
+    # a limit is nobody's age, and the question goes first
+    assert check("Teething.", "Ibuprofen is for babies from 6 months old, not for 3 month olds.").warnings == ()
+    assert check("He is 5 years old.", "Give ibuprofen to your 3 month old.").warnings == ()
 
 
 def test_the_most_severe_stands_first() -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 SAVED, INFORMATION = "state.json", "dataset_info.json"
 """Files of every data set that `save_to_disk` wrote; the second names its columns."""
 JOURNAL = "conversion.journal"
-RULES = ("structure.yaml", "converting/cues.yaml", "converting/prompts.yaml")
+RULES = (
+    "structure.yaml",
+    "terms.yaml",
+    "converting/cues.yaml",
+    "converting/faithful.yaml",
+    "converting/prompts.yaml",
+)
 """Files that decide what comes out."""
 
 
@@ -39,11 +45,18 @@ class Outcome:
     """Rows for which the model's server gave no reply; the next run asks for them again."""
     complete: bool = True
     """Every row was tried; False: it was stopped before."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Why rows got no reply in this run, with how many it was."""
 
     @property
     def converted(self) -> int:
         """Rows with a hierarchical list."""
         return sum(row.success for row in self.rows)
+
+    @property
+    def why(self) -> str:
+        """Why rows got no reply, for people; empty if that is not known."""
+        return "; ".join(f"{reason} ({count:,})" for reason, count in self.failures.items())
 
 
 def conversion_fingerprint(content: str, section: ConsultSection) -> str:
@@ -56,11 +69,11 @@ def conversion_fingerprint(content: str, section: ConsultSection) -> str:
     who: dict[str, Any] = {"converter": section.converter}
     if section.converter == "llm":
         who |= {"model": section.converter_model, "api_base": section.api_base, "attempts": section.attempts}
-    return fingerprint(content=content, rules=rules_hash(), version=1, **who)
+    return fingerprint(content=content, rules=rules_hash(), version=2, **who)
 
 
 def rules_hash() -> str:
-    """Return a hash over the rules of structure, cues and prompts."""
+    """Return a hash over the rules of structure, cues, faithfulness and prompts."""
     folder = resources.files("medcode_assets.recipes.consult")
     contents = [folder.joinpath(name).read_bytes() for name in RULES]
     return hashlib.sha256(b"\0".join(contents)).hexdigest()
@@ -152,7 +165,8 @@ def _by_model(
             _with_answer(row, journal.at(state.converted[number])["doctor"] if number in state.converted else None)
             for number, row in enumerate(rows)
         )
-    return Outcome(found, sum(state.is_open(number) for number in range(len(rows))), complete)
+    unanswered = sum(state.is_open(number) for number in range(len(rows)))
+    return Outcome(found, unanswered, complete, dict(state.tally.failures.most_common()))
 
 
 def converter_endpoint(section: ConsultSection) -> "Endpoint":
@@ -183,6 +197,34 @@ def refuse_foreign_folder(target: Path, source: str | None = None) -> None:
         raise MedcodeError(f"{target}: is the source itself; name another --output")
 
 
+def refuse_loss(target: Path, rows: Sequence[Conversation], source: str) -> None:
+    """Refuse to write a data set over one with rows that it has not: of another source, or with a smaller limit.
+
+    Args:
+        target: Where it is to be written; the place is `refuse_foreign_folder`'s to judge.
+        rows: That are to be converted.
+        source: Where they are from, for the message.
+
+    Raises:
+        MedcodeError: the data set there has other rows, or more; or it cannot be read.
+    """
+    if not (target / SAVED).is_file():
+        return
+    from medcode_assets.recipes.consult.sources import dataset_rows
+
+    known = {(row.description, row.patient, _original(row)) for row in rows}
+    there = [
+        tuple(str(row[name] or "") for name in (*COLUMNS[:2], ORIGINAL))
+        for _, row in dataset_rows(target, (*COLUMNS[:2], ORIGINAL))
+    ]
+    lost = sum(row not in known for row in there)
+    if lost:
+        raise MedcodeError(
+            f"{target}: is a data set of {len(there):,} rows, and {lost:,} of them are not among the {len(rows):,} of "
+            f"{source}; name another --output, or begin anew with --no-resume, which replaces it"
+        )
+
+
 def _is_replaceable(target: Path) -> bool:
     """Whether a folder is empty, or holds a converted data set."""
     if not target.is_dir() or not any(target.iterdir()):
@@ -211,13 +253,17 @@ def write_dataset(rows: Sequence[Conversation], folder: Path) -> None:
         "Patient": [row.patient for row in rows],
         "Doctor": [row.doctor for row in rows],
         "Status": [row.status for row in rows],
-        ORIGINAL: [row.original if row.original is not None else row.doctor for row in rows],
+        ORIGINAL: [_original(row) for row in rows],
         SUCCESS: [row.success for row in rows],
     }
     texts = {name: datasets.Value("string") for name in (*COLUMNS, ORIGINAL)}
     features = datasets.Features({**texts, SUCCESS: datasets.Value("bool")})
     with _without_bars():
         datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(folder))
+
+
+def _original(row: Conversation) -> str:
+    return row.doctor if row.original is None else row.original
 
 
 @contextmanager

@@ -1,26 +1,29 @@
 """Converter `outline`: a doctor's prose as a hierarchical list, by cue words alone; no network, always the same.
 
 The first sentence that says what it is becomes the answer. The others go, as they are, below the heading of their cue
-(cues.yaml); greetings and farewells are left out. Sentences of one heading that say nearly the same are put into one
-point, and so are those behind the fifth.
+(cues.yaml); greetings and farewells that it knows go. Sentences of one heading that say nearly the same are put into
+one point, and so are those behind the fifth.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from medcode_assets.recipes.consult.converting.patterns import any_of
 from medcode_assets.recipes.consult.outline import Outline, Point, clean, render
 from medcode_assets.recipes.consult.structure import check_structure, structure_rules
 from medcode_assets.recipes.reasoning.support import content_words
 from medcode_serving.evidence.sentences import sentences
+from medcode_serving.linear.text import singular
 
 _CUES = resources.files(__package__).joinpath("cues.yaml")
 _GREETING_WORDS = 4
 """A greeting is no longer than this: `Hello there, sir,`."""
+_NUMBER = re.compile(r"\d")
 _BULLET = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)]|\(?[a-z]\))\s+")
 
 
@@ -31,6 +34,8 @@ class Group(BaseModel):
 
     heading: str
     cues: tuple[str, ...]
+    weak: tuple[str, ...] = ()
+    """Cues that count only where no group has a cue."""
 
 
 class Cues(BaseModel):
@@ -40,16 +45,19 @@ class Cues(BaseModel):
 
     greetings: tuple[str, ...]
     polite: tuple[str, ...]
+    after_all: tuple[str, ...]
     answers: tuple[str, ...]
     groups: tuple[Group, ...]
     asked: tuple[str, ...]
     otherwise: str
+    drugs_in: str
+    drugs: tuple[str, ...]
 
     @model_validator(mode="after")
     def _headings_are_known(self) -> "Cues":
         known = {group.heading for group in self.groups}
-        if set(self.asked) != known or self.otherwise not in known:
-            raise ValueError("asked and otherwise name headings of groups")
+        if set(self.asked) != known or not {self.otherwise, self.drugs_in} <= known:
+            raise ValueError("asked, otherwise and drugs_in name headings of groups")
         return self
 
 
@@ -61,7 +69,7 @@ def outline_prose(text: str) -> str | None:
     there = check_structure(text)
     if there.valid:
         return render(there.outline)
-    said = _said(text)
+    said = said_sentences(text)
     if len(said) < 2:
         return None
     place = next((number for number, one in enumerate(said) if _patterns().answers.search(one.lower())), 0)
@@ -71,14 +79,35 @@ def outline_prose(text: str) -> str | None:
     return written if check_structure(written).valid else None
 
 
-def _said(text: str) -> list[str]:
-    """Return the sentences that say something, each once, without greetings and marks of lists."""
+def said_sentences(text: str) -> list[str]:
+    """Return the sentences that say something, each once, without greetings, farewells and marks of lists."""
     found: dict[str, str] = {}
     for start, end in sentences(text):
-        one = _without_greeting(clean(_BULLET.sub("", text[start:end])))
-        if content_words(one) and not _patterns().polite.match(one.lower()):
+        one = _without_courtesy(_without_greeting(clean(_BULLET.sub("", text[start:end]))))
+        if content_words(one):
             found.setdefault(one.lower().rstrip(".!? "), one)
     return list(found.values())
+
+
+def named_drugs(text: str) -> set[str]:
+    """Return the drugs of a text as they are written there, in lower case and in the singular."""
+    return {singular(found[0]) for found in _patterns().drugs.finditer(text.lower())}
+
+
+def _without_courtesy(sentence: str) -> str:
+    """Return a sentence; what it says after all if it is polite first, and nothing if it is polite only."""
+    lower = sentence.lower().replace("’", "'")
+    patterns = _patterns()
+    if not (patterns.polite.match(lower) or patterns.farewell.fullmatch(lower.rstrip(".!? "))):
+        return sentence
+    if _NUMBER.search(lower) or patterns.drugs.search(lower):
+        return sentence
+    turn = patterns.after_all.search(lower)
+    return _capital(sentence[turn.end() :].lstrip(" ,")) if turn else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _without_greeting(sentence: str) -> str:
@@ -87,8 +116,7 @@ def _without_greeting(sentence: str) -> str:
     head, mark, rest = re.split(r"([,.!:])", f"{sentence},", maxsplit=1)
     if len(head.split()) > _GREETING_WORDS or not mark:
         return sentence
-    rest = rest.removesuffix(",").strip()
-    return rest[:1].upper() + rest[1:]
+    return _capital(rest.removesuffix(",").strip())
 
 
 def _points(said: Sequence[str]) -> tuple[Point, ...]:
@@ -103,8 +131,20 @@ def _points(said: Sequence[str]) -> tuple[Point, ...]:
 
 
 def _heading(sentence: str) -> str | None:
-    patterns = _patterns().headings
-    return next((heading for heading in read_cues().asked if patterns[heading].search(sentence.lower())), None)
+    patterns = _patterns()
+    strong = _headings_of(sentence.lower(), patterns.headings)
+    found = strong or _headings_of(sentence.lower(), patterns.weak)
+    return next((heading for heading in read_cues().asked if heading in found), None)
+
+
+def _headings_of(sentence: str, patterns: Mapping[str, re.Pattern[str]]) -> set[str]:
+    """Return the headings whose cues a sentence has; one inside another's longer cue does not count."""
+    spans = [(*found.span(), heading) for heading, cues in patterns.items() for found in cues.finditer(sentence)]
+    return {
+        heading
+        for start, end, heading in spans
+        if not any(first <= start and end <= last and last - first > end - start for first, last, _ in spans)
+    }
 
 
 def _apart(texts: Sequence[str]) -> list[str]:
@@ -139,17 +179,17 @@ class _Patterns:
     """The cues as patterns over lower-case text."""
 
     def __init__(self, cues: Cues) -> None:
-        self.greeting = _any_of(cues.greetings)
-        self.polite = _any_of(cues.polite)
-        self.answers = _any_of(cues.answers)
-        self.headings = {group.heading: _any_of(group.cues) for group in cues.groups}
+        self.greeting = any_of(cues.greetings)
+        self.polite = any_of([cue for cue in cues.polite if not cue.endswith(".")])
+        self.farewell = any_of([cue.removesuffix(".") for cue in cues.polite if cue.endswith(".")])
+        self.after_all = any_of(cues.after_all)
+        self.answers = any_of(cues.answers)
+        self.drugs = any_of(cues.drugs)
+        more = {cues.drugs_in: cues.drugs}
+        self.headings = {group.heading: any_of((*group.cues, *more.get(group.heading, ()))) for group in cues.groups}
+        self.weak = {group.heading: any_of(group.weak) for group in cues.groups if group.weak}
 
 
 @cache
 def _patterns() -> _Patterns:
     return _Patterns(read_cues())
-
-
-def _any_of(cues: Sequence[str]) -> re.Pattern[str]:
-    written = (re.escape(cue).replace(r"\*", r"\w*") for cue in sorted(cues, key=len, reverse=True))
-    return re.compile(rf"\b(?:{'|'.join(written)})\b")

@@ -1,9 +1,11 @@
 """From what a model wrote to a hierarchical list, or to what is wrong with it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medcode_assets.recipes.consult.converting.faithful import unfaithful
 from medcode_assets.recipes.consult.converting.requests import read_prompts
 from medcode_assets.recipes.consult.outline import Outline, Point, clean, parse, render
 from medcode_assets.recipes.consult.structure import check_structure
@@ -28,7 +30,7 @@ def read_reply(text: str, doctor: str, question: str) -> str | Refused:
     Args:
         text: The model's whole reply: a JSON object, or a list as text.
         doctor: What it was to be made from.
-        question: The patient's question; its numbers may be repeated.
+        question: The patient's question; its numbers, words and drugs may be repeated.
     """
     if not text.strip():
         return unreadable("empty")
@@ -39,14 +41,19 @@ def read_reply(text: str, doctor: str, question: str) -> str | Refused:
     problems = check_structure(written).problems
     if problems:
         return Refused(("structure",), problems)
-    if _numbers(written, outline) - set(_NUMBER.findall(f"{doctor} {question}")):
-        return unreadable("new_numbers")
-    return written
+    kinds = unfaithful(outline, doctor, question)
+    if _numbers(outline) - set(_NUMBER.findall(f"{doctor} {question}")):
+        kinds = ["new_numbers", *kinds]
+    return _refused(kinds) if kinds else written
 
 
 def unreadable(kind: str) -> Refused:
-    """Return the refusal of a reply that is no list at all; `kind` is one of prompts.yaml's."""
-    return Refused((kind,), (read_prompts().unreadable[kind],))
+    """Return the refusal of a reply that is no list; `kind` is one of prompts.yaml's."""
+    return _refused([kind])
+
+
+def _refused(kinds: Sequence[str]) -> Refused:
+    return Refused(tuple(kinds), tuple(read_prompts().unreadable[kind] for kind in kinds))
 
 
 def _outline(text: str) -> Outline | None:
@@ -76,9 +83,9 @@ def _points(value: Any, depth: int = 0) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def _numbers(written: str, outline: Outline) -> set[str]:
+def _numbers(outline: Outline) -> set[str]:
     """Return the numbers of a list without those that count its key points."""
-    texts = [written.partition("\n\n")[0]] if outline.answer else []
+    texts = [outline.answer, outline.closing]
 
     def collect(points: tuple[Point, ...]) -> None:
         for point in points:

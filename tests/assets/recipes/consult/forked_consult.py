@@ -2,7 +2,7 @@
 
 import datasets  # noqa: F401 - what the command imports as it runs
 
-import medcode_assets.consult_command
+import medcode_assets.consult_convert_command
 import medcode_assets.recipes.consult.converting.asking
 import medcode_assets.recipes.consult.converting.convert  # noqa: F401
 from medcode_serving.engines.remote_model import import_litellm

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from medcode_assets.artifacts import required
 from medcode_assets.cli_consult import app
+from medcode_assets.consult_command import print_published
 from medcode_assets.launchpad import sections_config
 from medcode_assets.recipes.consult.assets import CONVERSATIONS, CONVERTED, own_assets, own_sections
 from medcode_assets.recipes.consult.recipe import CONSULT
@@ -75,7 +76,7 @@ def test_assets_bring_the_questions_and_skip_what_is_unchanged(tmp_path: Path) -
     told, first = materialize()
     assert not told["unchanged"]
     assert all(check.passed for check in first.get_asset_check_evaluations())
-    assert len(first.get_asset_check_evaluations()) == 3
+    assert len(first.get_asset_check_evaluations()) == 4
     with open_warehouse(tmp_path / "warehouse" / "x.duckdb", read_only=True) as con:
         asked = asked_questions(con, "consult", "test", 0)
         counted = con.execute("SELECT split, count(*) FROM consult.questions GROUP BY split").fetchall()
@@ -127,6 +128,59 @@ def test_convert_writes_a_data_set_that_check_and_the_recipe_read(tmp_path: Path
     refused = runner.invoke(app, [*again, str(output)])  # it would cut its own source to three rows
     assert "is the source itself" in str(refused.exception)
     assert "16 of 16" in runner.invoke(app, ["check", str(output)]).output
+    fewer = [*given[:3], "--limit", "5", *given[5:]]
+    refused = runner.invoke(app, fewer)
+    assert "data set of 16 rows, and 11 of them are not among the 5 of synthetic" in str(refused.exception)
+    refused = runner.invoke(app, [*given, "--set", "consult.seed=5"])
+    assert "16 of them are not among the 16 of synthetic; name another --output, or" in str(refused.exception)
+    assert "16 of 16" in runner.invoke(app, ["check", str(output)]).output
+    more = runner.invoke(app, [*given[:3], "--limit", "20", *given[5:]])
+    assert more.exit_code == 0, more.output
+    assert runner.invoke(app, [*fewer, "--no-resume"]).exit_code == 0
+    assert "5 of 5" in runner.invoke(app, ["check", str(output)]).output
+
+
+def test_convert_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    row = {"Description": "Q", "Patient": "My head aches.", "Doctor": "This is a cold. Rest.", "Status": ""}
+    rows = [row, row, row | {"Doctor": None}, row | {"Description": "", "Patient": ""}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    given = ["--source", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out"), "--output-dir", str(tmp_path)]
+    done = runner.invoke(app, ["convert", *given])
+    assert done.exit_code == 0, done.output
+    assert "left out: 1 without an answer, 1 without a question, 1 repeated; 1 to convert" in done.output
+
+
+def test_convert_asks_for_permission_before_anything_else(tmp_path: Path) -> None:
+    given = ["convert", "--converter", "llm", "--output", str(tmp_path / "out"), "--output-dir", str(tmp_path)]
+    given += ["--source", str(tmp_path / "not there.csv")]
+    for more, host in (
+        ([], "api.deepseek.com"),
+        (["--api-base", "https://models.example.org/v1"], "models.example.org"),
+    ):
+        refused = runner.invoke(app, [*given, *more])
+        assert f"--allow-host {host}" in str(refused.exception)
+        assert "sent to" not in refused.output
+
+
+def test_convert_tells_why_nothing_came(tmp_path: Path) -> None:
+    given = ["convert", "--converter", "llm", "--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--limit", "2"]
+    given += ["--source", "synthetic", "--set", "consult.retries=0", "--output", str(tmp_path / "out")]
+    done = runner.invoke(app, [*given, "--output-dir", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    assert "these conversations are sent to m at 127.0.0.1:9" in done.output
+    assert "2 rows got no reply: connection refused by 127.0.0.1:9 (2)" in done.output
+    assert "out, 2 rows, 0 of them converted; replies are kept in" in done.output
+
+
+def test_a_run_ends_with_what_was_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tmp_path / "bundles" / "consult" / "mine-0001"
+    bundle.mkdir(parents=True)
+    (bundle / "bundle.json").touch()
+    print_published(tmp_path, "mine")
+    published, files, serve = capsys.readouterr().out.splitlines()[1:]
+    assert published == f"Published:  {bundle}"
+    assert files.startswith(f"GGUF files: {bundle / 'gguf'} ")
+    assert serve == f"Serve it:   medcode serve --recipe consult --output-dir {tmp_path}"
 
 
 def test_ratings_need_a_sheet(tmp_path: Path) -> None:

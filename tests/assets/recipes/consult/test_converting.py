@@ -8,14 +8,22 @@ from typing import Any
 
 import pytest
 
-from medcode_assets.recipes.consult.converted import CHECKS, check_converted, make_converted, measure_structure
+from medcode_assets.recipes.consult.converted import (
+    CHECKS,
+    alike_share,
+    check_converted,
+    make_converted,
+    measure_structure,
+)
 from medcode_assets.recipes.consult.converting import convert as converting
 from medcode_assets.recipes.consult.converting.convert import (
     Outcome,
     convert,
     publish_dataset,
     refuse_foreign_folder,
+    refuse_loss,
 )
+from medcode_assets.recipes.consult.converting.prose import outline_prose
 from medcode_assets.recipes.consult.converting.replies import Refused, read_reply
 from medcode_assets.recipes.consult.questions import content_hash
 from medcode_assets.recipes.consult.settings import ConsultSection
@@ -134,12 +142,36 @@ def test_rows_without_a_reply_keep_their_answer_and_are_asked_by_the_next_run(
     assert server.sent["0.0"] == 1 and server.sent["2.0"] == 3
 
 
+def test_one_list_for_all_is_refused(
+    run: Callable[..., Outcome], server: ConvertingServer, rows: tuple[Conversation, ...], tmp_path: Path
+) -> None:
+    canned = outline_prose(rows[0].doctor)
+    assert canned is not None
+    server.content = canned
+    found = run(16, attempts=2)
+    assert found.rows[0].success
+    assert found.converted <= 2  # the row that it is for, and at most one of the same complaint
+    kinds = {kind for record in journalled(tmp_path) for kind in record.get("kinds", ())}
+    assert {"lost_words", "new_words"} <= kinds
+    second = next(body["messages"] for body in server.bodies if len(body["messages"]) > 2)
+    assert "is missing" in second[3]["content"] or "did not say" in second[3]["content"]
+
+
+def test_why_there_was_no_reply_is_told_once(run: Callable[..., Outcome], server: ConvertingServer) -> None:
+    told: list[str] = []
+    found = run(3, retries=0, api_base="http://127.0.0.1:9/v1", on_progress=lambda tally: told.append(tally.shown()))
+    assert (found.unanswered, found.why) == (3, "connection refused by 127.0.0.1:9 (3)")
+    assert told[-1].startswith("success 0%")
+
+
 def test_a_server_that_is_silent_is_not_waited_for(
     run: Callable[..., Outcome], server: ConvertingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "failure", lambda _name, _tries: "hang")
     server.hang_s = 3600
-    assert run(2, retries=0, timeout_s=0.5).unanswered == 2
+    found = run(2, retries=0, timeout_s=0.5)
+    assert found.unanswered == 2
+    assert "was silent for 0.5 s (2)" in found.why
 
 
 def test_a_server_that_is_away_or_refuses_ends_the_run(run: Callable[..., Outcome], server: ConvertingServer) -> None:
@@ -256,8 +288,11 @@ def test_checks_fail_on_what_they_are_for(rows: tuple[Conversation, ...], tmp_pa
 
     assert failed(outcome.rows[:-1]) == ["nothing_lost"]
     assert failed((*outcome.rows[1:], outcome.rows[0])) == ["nothing_lost"]
-    flat = tuple(Conversation(**{**vars(row), "doctor": "No list."}) for row in outcome.rows)
+    flat = tuple(Conversation(**{**vars(row), "doctor": f"No list {row.row}."}) for row in outcome.rows)
     assert failed(flat) == ["structure_valid"]
+    alike = tuple(Conversation(**{**vars(row), "doctor": outcome.rows[0].doctor}) for row in outcome.rows)
+    assert failed(alike) == ["answers_differ"]
+    assert alike_share((alike[0], alike[1], *outcome.rows[2:])) == pytest.approx(2 / 40)
     none = tuple(Conversation(**{**vars(row), "success": False}) for row in outcome.rows)
     assert failed(none) == ["structure_valid", "enough_converted"]
 
@@ -279,6 +314,10 @@ def test_a_data_set_replaces_its_earlier_self_and_nothing_else(
     with pytest.raises(MedcodeError, match="No space left on device"):
         publish_dataset(rows, target)
     assert len(load_from_disk(str(target))) == 5
+    refuse_loss(target, rows, "x.csv")
+    with pytest.raises(MedcodeError, match=r"data set of 5 rows, and 2 of them are not among the 3 of x\.csv"):
+        refuse_loss(target, rows[:3], "x.csv")
+    refuse_loss(tmp_path / "none", rows[:3], "x.csv")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(MedcodeError, match="is there and no data set"):

@@ -1,5 +1,10 @@
 """Doctors' prose to lists by cue words."""
 
+from pathlib import Path
+
+import pytest
+import yaml
+
 from medcode_assets.corpora.synthetic_conversations import synthetic_conversations
 from medcode_assets.recipes.consult.converting.prose import outline_prose
 from medcode_assets.recipes.consult.outline import parse
@@ -49,3 +54,43 @@ def test_every_made_answer_can_be_converted_and_loses_no_sentence() -> None:
             written = outline_prose(row["Doctor"])
             assert written is not None and check_structure(written).valid
             assert all(sentence.rstrip(".") in written for sentence in row["Doctor"].split(". "))
+
+
+LABELLED = yaml.safe_load(Path(__file__).with_name("labelled_sentences.yaml").read_text(encoding="utf-8"))
+
+
+def heading_of(sentence: str) -> str:
+    """Return the heading below which a sentence comes; nothing around it has a cue."""
+    written = outline_prose(f"This is an illness. {sentence} Zzqx yyqx wwqx.")
+    assert written is not None
+    said = sentence.rstrip(".").lower()
+    headings = [point.text for point in parse(written).points for one in point.below if said in one.text.lower()]
+    return headings[0] if headings else "left out"
+
+
+@pytest.mark.parametrize(("part", "least"), [("looked_at", 1.0), ("held_out", 0.95)])
+def test_sentences_come_where_a_reader_looks_for_them(part: str, least: float) -> None:
+    labelled = [(heading, one) for heading, several in LABELLED[part].items() for one in several]
+    wrong = [(one, heading_of(one)) for heading, one in labelled if heading_of(one) != heading]
+    assert len(wrong) <= (1 - least) * len(labelled), wrong
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kept"),
+    [
+        ("I understand your concern, but the lump is harmless.", "The lump is harmless."),
+        ("I have read that you take 40 mg of it.", "I have read that you take 40 mg of it."),
+        ("Hope the ibuprofen helps.", "Hope the ibuprofen helps."),
+        ("Take care of the wound.", "Take care of the wound."),
+    ],
+)
+def test_politeness_takes_nothing_medical_with_it(sentence: str, kept: str) -> None:
+    written = outline_prose(f"This is an illness. {sentence} Avoid milk.")
+    assert written is not None and f"- {kept}" in written
+
+
+def test_a_cue_inside_a_longer_one_does_not_count() -> None:
+    assert heading_of("Take rest.") == "What to do"
+    assert heading_of("Take it twice a day.") == "Medicines"  # `take` counts where there is nothing better
+    assert heading_of("Take a urine test.") == "Tests"
+    assert heading_of("The body lacks insulin.") == "Assessment"  # which is a drug elsewhere

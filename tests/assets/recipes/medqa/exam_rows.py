@@ -31,5 +31,6 @@ def row(
     subject: str = "Medicine",
     answer: str = "",
     explanation: str = "",
+    withheld: bool = False,
 ) -> ExamRow:
-    return ExamRow(question, options, cop, answer, explanation, subject, split, "made", 1)
+    return ExamRow(question, options, cop, answer, explanation, subject, split, "made", "row 1", withheld)

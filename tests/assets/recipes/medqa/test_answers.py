@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcode_assets.recipes.medqa.brevity import BrevityRow, recommended, try_controls, writings
+from medcode_assets.recipes.medqa.brevity import (
+    BrevityRow,
+    recommended,
+    told_recommendation,
+    try_controls,
+    writings,
+)
 from medcode_assets.recipes.medqa.confidence import (
     SCORES,
     confidence_bins,
@@ -135,12 +141,21 @@ def test_a_temperature_makes_confidence_what_it_says(tmp_path: Path) -> None:
     assert found.ece == pytest.approx(0.0, abs=1e-3)
     assert found.accuracy == 0.75
     assert found.auroc == 0.5  # all have the same
+    assert not found.at_bound
     write_confidence(found, test, tmp_path)
     assert read_confidence(tmp_path) == found
     rows = list(csv.DictReader((tmp_path / SCORES).open()))
     assert (len(rows), rows[1]["option"], rows[1]["right"]) == (80, "B", "1")
     assert float(rows[1]["confidence"]) == pytest.approx(0.75, abs=1e-3)
     assert confidence_curve(found).startswith(PNG)
+
+
+def test_a_temperature_where_the_search_ends_is_told() -> None:
+    questions = [asked(n, correct=n % 4) for n in range(40)]  # right once in four: the likelihoods tell nothing
+    answers = [answered("B. warfarin", (0.01, 0.97, 0.01, 0.01)) for _ in questions]
+    found = measure_confidence((questions, answers), (questions, answers))
+    assert found.temperature == pytest.approx(50.0, rel=0.01)
+    assert found.at_bound
 
 
 def test_sure_answers_that_are_right_give_a_full_area() -> None:
@@ -194,6 +209,32 @@ def test_no_control_is_recommended_where_none_shortens() -> None:
     worse = free.model_copy(update={"max_tokens": 2, "words": 1.0, "rouge_l": 0.1})
     assert recommended([free, same, worse], 0.01) == 0
     assert recommended([free, same, worse], 1.0) == 2
+
+
+@pytest.mark.parametrize(("text", "said"), [("hm", "0% of the answers can be read"), ("A. metformin", "0% are right")])
+def test_no_control_is_recommended_where_answers_are_worth_nothing(text: str, said: str) -> None:
+    section = BrevitySection(questions=4, length_penalties=[0.0, 1.0], max_sentences=[0], max_tokens=[0])
+
+    def ask(plain: Sequence[Asked], writing: Writing) -> list[Answered]:
+        return [Answered(text if writing.length_penalty else f"{text} {text}", 1, 0.5, False) for _ in plain]
+
+    found = try_controls([asked(n) for n in range(4)], section, ask)
+    assert found.recommended is None
+    assert told_recommendation(found).startswith("none: ")
+    assert said in told_recommendation(found)
+    assert brevity_points(found).startswith(PNG)
+
+
+def test_open_answers_need_not_be_word_for_word() -> None:
+    section = BrevitySection(questions=4, length_penalties=[0.0, 1.0], max_sentences=[0], max_tokens=[0])
+    questions = [Asked(n, "", "Why?", ("Because of iron.",)) for n in range(4)]
+
+    def ask(plain: Sequence[Asked], writing: Writing) -> list[Answered]:
+        return [Answered("iron" if writing.length_penalty else "iron, iron", 1, 0.5, False) for _ in plain]
+
+    found = try_controls(questions, section, ask)
+    assert found.rows[0].accuracy_generated == 0.0
+    assert told_recommendation(found).startswith("length_penalty 1 (1.0 words")
 
 
 def test_patterns_of_wrong_answers_are_found(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from medcode_assets.medqa_command import check_questions, model_lines, run_medqa
+from medcode_assets import medqa_command
+from medcode_assets.cli_medqa import app
+from medcode_assets.medqa_command import check_questions, model_lines, run_command, run_medqa
 from medcode_assets.recipes.medqa.assets import own_assets, own_sections
 from medcode_assets.recipes.medqa.choosing import (
     Candidate,
@@ -121,6 +124,34 @@ def test_unknown_tasks_and_too_few_tokens_are_refused() -> None:
 def test_questions_need_a_name_for_a_folder(tmp_path: Path) -> None:
     with pytest.raises(MedcodeError, match="--name A B"):
         run_medqa(tmp_path, "A B", DEMO, [])
+
+
+def test_a_source_that_is_not_there_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(MedcodeError, match="no such file"):
+        run_medqa(tmp_path / "home", "few", DEMO, ["medqa.source=./missing.jsonl"])
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_next_command_has_all_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDCODE_HOME", str(tmp_path))
+    given = ["medqa.source=a b.jsonl", "search.use_best=true"]
+    told = run_command(tmp_path, "few", Path("my.yaml"), given)
+    assert told == (
+        "medcode medqa run --name few --config my.yaml --set 'medqa.source=a b.jsonl' --set search.use_best=true"
+    )
+    assert run_command(tmp_path, "few", None, []) == "medcode medqa run --name few"
+    assert run_command(tmp_path / "x", None, None, []) == f"medcode medqa run --output-dir {tmp_path / 'x'}"
+
+
+def test_options_stand_for_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[MedqaSettings] = []
+    monkeypatch.setattr(
+        medqa_command, "materialize_questions", lambda home, name, settings, **_: found.append(settings)
+    )
+    given = ["run", "--source", "synthetic", "--base-model", "embedded", "--output-dir", str(tmp_path)]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    assert CliRunner().invoke(app, [*given, "--set", "model.base=mine"]).exit_code == 0  # the setting itself wins
+    assert [(one.medqa.source, one.model.base) for one in found] == [("synthetic", "embedded"), ("synthetic", "mine")]
 
 
 def test_a_source_is_checked_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

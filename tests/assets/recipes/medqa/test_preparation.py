@@ -34,6 +34,7 @@ def test_rows_that_are_of_no_use_are_counted_by_reason() -> None:
         *many(40),
         row("", cop=1),
         row("Which one is it that has no answer?", cop=None),
+        row("Which one is it whose answer is withheld?", cop=None, withheld=True),
         row("Which one is it that lacks an option?", ("a", "", "c", "d"), 0),
         row("Which one is it that has an option twice?", ("Iron", "zinc", "IRON.", "d"), 0),
         row("which drug is first, in the MADE UP illness number 0", DRUGS[::-1], 3),
@@ -46,10 +47,11 @@ def test_rows_that_are_of_no_use_are_counted_by_reason() -> None:
         "missing_option": 1,
         "duplicate_options": 1,
         "missing_answer": 2,
+        "withheld_answer": 1,
         "repeated": 1,
         "contradiction": 1,
     }
-    assert facts.read == 47
+    assert facts.read == 48
     assert sum(facts.kept.values()) == 40
 
 
@@ -264,9 +266,31 @@ def test_a_file_becomes_the_tables_of_the_chain(tmp_path: Path) -> None:
         assert MEDQA.build_examples(con, None).rows == made.rows  # type: ignore[arg-type]
         assert all(passed for _, passed, _ in check_source(con))
         version = MEDQA.data_version(con, tmp_path, "p", 1)
-    assert said == [f"q: options are counted from 1 (column cop is 4 in {path}, row 4)"]
+    assert said == [f"q: options are counted from 1 (column cop is 4 in {path}, line 4)"]
     assert facts["preparation"]["examples"] == 2 * facts["preparation"]["kept"]["train"]
     assert (version.release, list(version.sources)) == ("q", ["q.jsonl"])
+
+
+@pytest.mark.parametrize(("withheld", "missing"), [(0, 0), (20, 0), (20, 8)])
+def test_withheld_answers_are_no_fault_of_a_source_and_missing_ones_are(
+    tmp_path: Path, withheld: int, missing: int
+) -> None:
+    cops = {"train": [n % 4 for n in range(40)] + [None] * missing, "test": [-1] * withheld or [1]}
+    for split, values in cops.items():
+        lines = (
+            json.dumps(record(n, question=f"{split} number {n}: which drug?", cop=cop)) for n, cop in enumerate(values)
+        )
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with open_warehouse(tmp_path / "w.duckdb") as con:
+        load_source(con, MedqaSection(source=str(tmp_path)), tmp_path)
+        dropped = source_facts(con)["preparation"]["dropped"]
+        passed, told = next((passed, told) for name, passed, told in check_source(con) if name == "few_rows_dropped")
+    assert (dropped.get("withheld_answer", 0), dropped.get("missing_answer", 0)) == (withheld, missing)
+    assert passed is (not missing)
+    if missing:
+        assert told == (
+            "8 of 68 rows (11.8%) are of no use (8: no right option, or no answer to an open question); at most 10%"
+        )
 
 
 def test_half_of_medmcqa_is_prepared_without_a_leak(tmp_path: Path) -> None:

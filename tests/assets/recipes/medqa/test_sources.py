@@ -98,23 +98,23 @@ def test_a_file_that_does_not_tell_where_it_counts_from_is_refused(tmp_path: Pat
 
 def test_a_setting_that_the_file_contradicts_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "q.jsonl", [record(0, cop=1), record(1, cop=4)])
-    with pytest.raises(MedcodeError, match=r"cop_base is 0, and column cop is 4 in .*q.jsonl, row 2"):
+    with pytest.raises(MedcodeError, match=r"cop_base is 0, and column cop is 4 in .*q.jsonl, line 2"):
         read(path, "0")
 
 
 BAD: dict[str, tuple[list[Any], str]] = {
-    "no question": ([record(0), {"opa": "x"}], "row 2: no column question"),
-    "no option": ([{k: v for k, v in record(0).items() if k != "opc"}], "row 1: no column opc"),
-    "no cop": ([{k: v for k, v in record(0).items() if k != "cop"}], "row 1: no column cop"),
-    "open without answer": ([{"question": "Why?"}], "row 1: no columns opa, .*open questions need an answer"),
-    "number for text": ([record(0), record(1, opb=7)], "row 2: column opb is a int; expected text"),
-    "text for cop": ([record(0, cop="b")], "row 1: column cop is a str"),
-    "true for cop": ([record(0, cop=True)], "row 1: column cop is a bool"),
-    "cop without end": ([record(0, cop=float("inf"))], "row 1: column cop is a float"),
-    "half a character": ([record(0), record(1, opb="aspirin \ud83d")], "row 2: column opb has half a character"),
-    "cop out of range": ([record(0, cop=5)], "row 1: column cop is 5"),
-    "both counts": ([record(0, cop=0), record(1, cop=4)], "cop is 0 in .*row 1 and 4 in .*row 2"),
-    "no object": ([record(0), ["a"]], "row 2: a list where an object"),
+    "no question": ([record(0), {"opa": "x"}], "line 2: no column question"),
+    "no option": ([{k: v for k, v in record(0).items() if k != "opc"}], "line 1: no column opc"),
+    "no cop": ([{k: v for k, v in record(0).items() if k != "cop"}], "line 1: no column cop"),
+    "open without answer": ([{"question": "Why?"}], "line 1: no columns opa, .*open questions need an answer"),
+    "number for text": ([record(0), record(1, opb=7)], "line 2: column opb is a int; expected text"),
+    "text for cop": ([record(0, cop="b")], 'line 1: column cop is text; expected the number .*2 and not "2"'),
+    "true for cop": ([record(0, cop=True)], "line 1: column cop is a bool"),
+    "cop without end": ([record(0, cop=float("inf"))], "line 1: column cop is a float"),
+    "half a character": ([record(0), record(1, opb="aspirin \ud83d")], "line 2: column opb has half a character"),
+    "cop out of range": ([record(0, cop=5)], "line 1: column cop is 5"),
+    "both counts": ([record(0, cop=0), record(1, cop=4)], "cop is 0 in .*line 1 and 4 in .*line 2"),
+    "no object": ([record(0), ["a"]], "line 2: a list where an object"),
     "empty": ([], "has no rows"),
 }
 
@@ -129,19 +129,39 @@ def test_a_wrong_row_is_told_with_file_and_row(tmp_path: Path, case: str) -> Non
         assert "q.jsonl" in str(raised.value)
 
 
+def test_lines_are_counted_with_blank_ones_and_rows_without(tmp_path: Path) -> None:
+    good, bad = (json.dumps(record(cop=cop)) for cop in (4, 7))
+    lines = tmp_path / "q.jsonl"
+    lines.write_text(f"\n{good}\n\n\n{bad}\n", encoding="utf-8")
+    with pytest.raises(MedcodeError, match=r"q\.jsonl, line 5: column cop is 7"):
+        read(lines)
+    array = tmp_path / "q.json"
+    array.write_text(f"\n[{good},\n\n{bad}]", encoding="utf-8")
+    with pytest.raises(MedcodeError, match=r"q\.json, row 2: column cop is 7"):
+        read(array)
+
+
+def test_an_answer_that_is_withheld_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
+    without = {name: value for name, value in record(2).items() if name != "cop"}
+    write_lines(tmp_path / "test.jsonl", [record(0, cop=-1), record(1, cop=None), without])
+    write_lines(tmp_path / "train.jsonl", [record(3, cop=4)])
+    withheld = {row.place: row.withheld for row in read(tmp_path).rows if row.split == "test"}
+    assert withheld == {"line 1": True, "line 2": False, "line 3": True}
+
+
 def test_broken_files_are_told_with_the_row(tmp_path: Path) -> None:
     lines = [json.dumps(record(n, cop=4)) for n in range(3)]
     broken = tmp_path / "broken.jsonl"
     broken.write_text(lines[0] + "\n" + lines[1][:40] + "\n", encoding="utf-8")
-    with pytest.raises(MedcodeError, match=r"broken.jsonl, row 2: no JSON"):
+    with pytest.raises(MedcodeError, match=r"broken.jsonl, line 2: no JSON"):
         read(broken)
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_bytes(f"{lines[0]}\n".encode() + '{"question": "Sjögren"}\n'.encode("cp1252"))
-    with pytest.raises(MedcodeError, match=r"mixed.jsonl, row 2: not UTF-8 \(byte 0xf6\).*iconv"):
+    with pytest.raises(MedcodeError, match=r"mixed.jsonl, line 2: not UTF-8 \(byte 0xf6\).*iconv"):
         read(mixed)
     array = tmp_path / "array.json"
     array.write_bytes(b"[\n" + lines[0].encode() + b',\n{"question": "Sj\xf6gren"}]')
-    with pytest.raises(MedcodeError, match=r"array.json, row 3: not UTF-8"):
+    with pytest.raises(MedcodeError, match=r"array.json, line 3: not UTF-8"):
         read(array)
     for name, contents in {"deep.json": "[" * 100_000, "deep.jsonl": "[" * 100_000, "long.jsonl": "9" * 5_000}.items():
         (tmp_path / name).write_text(contents, encoding="utf-8")

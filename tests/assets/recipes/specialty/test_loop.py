@@ -11,8 +11,14 @@ from typer.testing import CliRunner
 
 from medcode_assets.artifacts import made, making, required
 from medcode_assets.cli_specialty import app
-from medcode_assets.recipes.specialty.drawing import check_samples, fill_samples, next_iteration, plan
-from medcode_assets.recipes.specialty.iterations import Iteration, iteration_of
+from medcode_assets.recipes.specialty.drawing import (
+    check_samples,
+    current_iteration,
+    fill_samples,
+    plan,
+    refuse_undrawable,
+)
+from medcode_assets.recipes.specialty.iterations import Iteration, begin, end, finished, iteration_of
 from medcode_assets.recipes.specialty.progress import collect_progress, write_progress
 from medcode_assets.recipes.specialty.recommending import recommend, write_recommendations
 from medcode_assets.recipes.specialty.results import RESULTS
@@ -182,19 +188,39 @@ def test_the_checks_see_samples_that_changed(started: Training, tamper: Callable
     assert [name for name, passed in started.checks("p-02").items() if not passed] == [failed]
 
 
-def test_the_next_iteration_is_refused_if_it_would_add_nothing(training: Training) -> None:
+def test_an_iteration_is_refused_if_it_would_add_nothing(training: Training) -> None:
     training.draw("p-01", source=str(training.source))
-    last = Iteration("p", 1)
+    following = Iteration("p", 2)
     with pytest.raises(MedcodeError, match="p-01 has no recommendations yet"):
-        next_iteration(last, SpecialtySection(), training.folder)
+        refuse_undrawable(following, SpecialtySection(), training.folder)
     training.advise("p-01", below_mean=0.0)
     with pytest.raises(MedcodeError, match="p-02: no specialty gets more samples, for p-01 recommends none"):
-        next_iteration(last, SpecialtySection(), training.folder)
+        refuse_undrawable(following, SpecialtySection(), training.folder)
     with pytest.raises(MedcodeError, match="no specialty oncology"):
-        next_iteration(last, SpecialtySection(adjustments={"oncology": 2.0}), training.folder)
-    assert next_iteration(last, SpecialtySection(adjustments={WEAK: 2.0}), training.folder) == Iteration("p", 2)
+        refuse_undrawable(following, SpecialtySection(adjustments={"oncology": 2.0}), training.folder)
+    planned = refuse_undrawable(following, SpecialtySection(adjustments={WEAK: 2.0}), training.folder)
+    assert (planned.iteration, planned.source) == (following, str(training.source))
+
+
+def test_next_goes_on_with_what_is_not_finished(training: Training) -> None:
+    first = Iteration("p", 1)
+    training.draw("p-01", source=str(training.source))
+    assert current_iteration([first], training.folder) == first  # nothing measured it
+    training.advise("p-01")
+    assert current_iteration([first], training.folder) == Iteration("p", 2)
+    begin(first, training.folder)  # and was killed, perhaps while it wrote GGUF files
+    assert current_iteration([first], training.folder) == first
+    end(first, training.folder)
+    training.draw("p-01", train_share=0.6)  # other samples than were measured
+    assert not finished(first, training.folder)
+    training.advise("p-01")
+    assert finished(first, training.folder)
+    last = Iteration("p", 99)
+    training.folder("p-99", "x").parent.mkdir(parents=True)
+    for name in ("samples", "recommendations"):
+        training.folder("p-01", name).rename(training.folder("p-99", name))
     with pytest.raises(MedcodeError, match="the last of 99"):
-        next_iteration(Iteration("p", 99), SpecialtySection(), training.folder)
+        current_iteration([last], training.folder)
 
 
 @pytest.mark.parametrize("key", ["p", "p-1", "p-00", "P-01", "p-001x"])

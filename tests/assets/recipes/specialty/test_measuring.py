@@ -11,6 +11,7 @@ from medcode_assets.recipes.words.answers import Answered
 from medcode_assets.recipes.words.questions import Asked
 from medcode_serving.errors import MedcodeError
 
+STEM_ONLY = "meteor_exact_stem"
 ASKED = [
     Asked(0, "cardiology", "Which drug?", ("aspirin and heparin",)),
     Asked(1, "cardiology", "Which vessel?", ("the coronary artery", "coronary artery")),
@@ -50,11 +51,22 @@ def test_every_metric_is_that_of_the_shared_module() -> None:
     for side, texts in (("base", BASE), ("finetuned", TUNED)):
         shared = measure_text(texts, [one.references for one in ASKED])
         own = {metric.name: getattr(metric, side).value for metric in found.overall.metrics}
+        own.pop(STEM_ONLY)  # of this recipe alone
         assert own == pytest.approx({metric.name: metric.value for metric in shared.metrics})
         assert found.skipped.keys() == shared.skipped.keys()
         alone = [measure_text([text], [one.references]) for text, one in zip(texts, ASKED, strict=True)]
         for name, values in scored.per_answer(side).items():
-            assert list(values) == pytest.approx([one.metric(name).value for one in alone])
+            if name != STEM_ONLY:
+                assert list(values) == pytest.approx([one.metric(name).value for one in alone])
+
+
+def test_meteor_without_synonyms_by_hand() -> None:
+    asked = [Asked(place, "a", "?", ("one pill daily",)) for place in range(3)]
+    said = answered(["one pills daily", "one drop daily", "tablet"])
+    values = score(asked, said, said, None).per_answer("finetuned")[STEM_ONLY]
+    # F = PR / (0.9 P + 0.1 R), penalty 0.5 (chunks / matches)³. By stem 3 of 3 in one chunk: 1 - 0.5 / 27. Without the
+    # middle 2 of 3 in two chunks: 2/3, halved. A synonym counts for nothing.
+    assert list(values) == pytest.approx([1 - 0.5 / 27, 1 / 3, 0])
 
 
 def test_no_difference_has_no_interval() -> None:

@@ -40,12 +40,15 @@ def items(specialty: str, number: int) -> list[Item]:
     ],
 )
 def test_the_sizes_of_the_parts_by_hand(questions: int, sizes: Counts) -> None:
-    assert part_sizes("a", questions, USUAL) == sizes
+    assert part_sizes(questions, USUAL) == sizes
 
 
-def test_too_few_questions_are_told() -> None:
-    with pytest.raises(MedcodeError, match="specialty a: 12 questions are too few for a holdout of 10"):
-        first_samples(items("a", 12), USUAL)
+def test_all_specialties_with_too_few_questions_are_told_at_once() -> None:
+    rows = [*items("c", 3), *items("a", 12), *items("b", 13)]
+    with pytest.raises(
+        MedcodeError, match=r"too few questions for a holdout of 10, .* of the rest: a \(12\), c \(3\);"
+    ):
+        first_samples(rows, USUAL)
 
 
 def test_the_order_of_the_questions_makes_no_difference_and_the_seed_does() -> None:

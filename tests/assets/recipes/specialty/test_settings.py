@@ -43,7 +43,7 @@ def test_a_wrong_setting_is_named(flags: dict[str, object], message: str) -> Non
 
 
 def test_commands_say_how_to_begin(tmp_path: Path) -> None:
-    with pytest.raises(MedcodeError, match="begin with `medcode specialty run --name p --source DIR`"):
+    with pytest.raises(MedcodeError, match="begin with `medcode specialty run --name p --source DIR"):
         next_specialty(tmp_path, "p", None, [])
     with pytest.raises(MedcodeError, match="no iteration in"):
         print_status(tmp_path, "p")

@@ -121,8 +121,11 @@ def test_other_rules_are_another_evaluation(tmp_path: Path) -> None:
 
 def test_gates() -> None:
     def gates(before, after, served="nothing is published yet", **settings):
-        report = word_report(ASKED, {UNTUNED: before, TUNED: after} if before else {TUNED: after}, WORDS)
-        return {gate.name: gate for gate in check_word_gates(report, GateSettings(**settings), served)}
+        # Three questions are too few to be sure of anything: each is asked four times.
+        report = word_report(
+            ASKED * 4, {UNTUNED: before * 4, TUNED: after * 4} if before else {TUNED: after * 4}, WORDS
+        )
+        return {gate.name: gate for gate in check_word_gates(report, None, GateSettings(**settings), served)}
 
     good = gates(BAD, GOOD)
     assert all(gate.passed for gate in good.values())
@@ -136,3 +139,43 @@ def test_gates() -> None:
     assert (relaxed.passed, relaxed.relaxed, relaxed.blocks) == (False, True, False)
     assert not gates(GOOD, answered("a b c d", "a b c e", "a b c f"), served=0.9)["no_regression"].passed
     assert gates(BAD, GOOD, served=0.9)["no_regression"].passed
+
+
+def test_a_gain_that_may_be_chance_is_none() -> None:
+    before, after = (answered(*texts) for texts in (["a b c d"] * 29 + ["a"], ["a b c d"] * 27 + ["a"] * 3))
+    report = word_report(ASKED * 10, {UNTUNED: before, TUNED: after}, WORDS)
+    gate = next(
+        gate for gate in check_word_gates(report, None, GateSettings(), "") if gate.name == "above_untuned_base"
+    )
+    assert report.gain("short").value == pytest.approx(2 / 30)
+    assert not gate.passed
+    assert "on 30 questions: it may be chance" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passed"),
+    [
+        (0, 0, False),  # likelihoods alone tell options apart
+        (0, 20, True),
+        (30, 28, True),  # hardly fewer than the base's
+        (30, 16, False),  # more than half, and surely fewer
+        (None, 14, False),
+        (None, 15, True),
+    ],
+)
+def test_what_is_written_has_the_recipes_form(before: int | None, after: int, passed: bool) -> None:
+    def share(valid: int) -> list[Answered]:
+        return answered(*["a b"] * valid, *["a b c d"] * (30 - valid))
+
+    models = {TUNED: share(after)} if before is None else {UNTUNED: share(before), TUNED: share(after)}
+    report = word_report(ASKED * 10, models, WORDS)
+
+    def readable(form: str | None, **settings: float):
+        found = check_word_gates(report, form, GateSettings(**settings), "nothing is published yet")
+        return next(gate for gate in found if gate.name == "readable")
+
+    assert readable("short").passed is passed
+    assert f"{after / 30:.1%} of the written answers (short; at least 50.0%)" in readable("short").reason
+    assert readable(None).passed
+    assert not readable("short", least_readable=1.0).passed
+    assert not readable("unmeasured").passed
