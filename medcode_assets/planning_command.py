@@ -22,7 +22,8 @@ from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
     from medcode_assets.training.cost import Gpu
-    from medcode_assets.training.models import Precision
+    from transformers import PretrainedConfig
+
     from medcode_assets.training.planning import Growth, MemoryPlan
     from medcode_assets.training.rehearsal import Stage
 
@@ -57,7 +58,7 @@ def print_plan(
             the partition has no tokens.
     """
     from medcode_assets.training.planning import Growth
-    from medcode_assets.training.rehearsal import Stage, read_model_config
+    from medcode_assets.training.rehearsal import read_model_config
 
     folder = config_folder(settings, home)
     config = read_model_config(folder)
@@ -69,21 +70,10 @@ def print_plan(
         context,
         model,
     )
-    device, precision = _device_and_precision(settings)
+    stage, processes = _stage(settings, config), settings.compute.processes * settings.compute.machines
     training = settings.training
-    processes = settings.compute.processes * settings.compute.machines
-    stage = Stage(
-        config=config,
-        mode=training.mode,
-        lora=settings.lora,
-        training=training,
-        precision=precision,
-        device=device,
-        summed=processes > 1,
-        sharded=settings.compute.sharding == "full",
-    )
     typer.echo(
-        f"{model}: mode {training.mode}, {device} {precision.name}, batch_size {training.batch_size} (one "
+        f"{model}: mode {training.mode}, {stage.device} {stage.precision.name}, batch_size {training.batch_size} (one "
         f"{shape.called} of {shape.longest:,} tokens, the others {shape.tokens:,}; answers of {shape.answer:,}), "
         f"gradient_checkpointing {str(training.gradient_checkpointing).lower()}"
     )
@@ -100,6 +90,25 @@ def print_plan(
     typer.echo("")
     for line in table(stage, shape, context):
         typer.echo(line)
+
+
+def _stage(settings: Settings, config: "PretrainedConfig") -> "Stage":
+    """Return what is rehearsed for this machine."""
+    from medcode_assets.training.models import resolve_precision
+    from medcode_assets.training.rehearsal import Stage
+    from medcode_serving.device import resolve_device
+
+    device, training = resolve_device(settings.compute.device), settings.training
+    return Stage(
+        config=config,
+        mode=training.mode,
+        lora=settings.lora,
+        training=training,
+        precision=resolve_precision(settings.compute.precision, device),
+        device=device,
+        summed=settings.compute.processes * settings.compute.machines > 1,
+        sharded=settings.compute.sharding == "full",
+    )
 
 
 def shortage(settings: Settings, stage: "Stage", growth: "Growth", shape: ExampleLengths) -> str | None:
@@ -215,11 +224,3 @@ def config_folder(settings: Settings, home: Path) -> Path:
         return resolve_base_model(settings.model.base, home / "base_models", revision=settings.model.revision).path
     except MedcodeError as error:
         raise MedcodeError(f"{error}; for a plan, a folder with only its config.json suffices") from None
-
-
-def _device_and_precision(settings: Settings) -> "tuple[str, Precision]":
-    from medcode_assets.training.models import resolve_precision
-    from medcode_serving.device import resolve_device
-
-    device = resolve_device(settings.compute.device)
-    return device, resolve_precision(settings.compute.precision, device)

@@ -88,6 +88,7 @@ def test_the_models_numbers_are_those_of_their_weights() -> None:
         one, two = weights(model, 1), weights(model, 2)  # every layer has as many
         counted = one + (two - one) * (model_config(model).num_hidden_layers - 1)
         assert counted / 1e9 == pytest.approx(model.parameters, rel=0.02, abs=5e-4), model.id
+        assert model_config(model).max_position_embeddings == model.context, model.id
 
 
 def fitting(memory_gib: float) -> list[Candidate]:
