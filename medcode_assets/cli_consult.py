@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medcode_assets.cli_options import DropExisting, Set
+from medcode_assets.cli_options import BaseModel, DropExisting, Set
 from medcode_assets.cli_serving import OutputDir
 from medcode_serving.home import medcode_home
 
@@ -30,15 +30,18 @@ Source = Annotated[
 def run(
     name: ConsultName = "conversations",
     source: Source = None,
+    base_model: BaseModel = None,
     config: ConsultConfig = None,
     output_dir: OutputDir = None,
     set_: Set = None,
     drop_existing: DropExisting = False,
 ) -> None:
     """The whole recipe: conversations, conversion, training, evaluation, comparison, rating sheet, a bundle, GGUF."""
+    from medcode_assets.config import parse_assignments
     from medcode_assets.consult_command import run_consult
 
-    run_consult(output_dir or medcode_home(), name, source, config, set_ or [], drop_existing=drop_existing)
+    flags = {"consult.source": source, "model.base": base_model, **parse_assignments(set_ or [])}
+    run_consult(output_dir or medcode_home(), name, config, flags, drop_existing=drop_existing)
 
 
 @app.command()

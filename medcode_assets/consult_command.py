@@ -4,12 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from medcode_assets.commands import refuse_name, require_assets_extra
-from medcode_assets.config import parse_assignments
 from medcode_serving.errors import MedcodeError
 from medcode_serving.home import medcode_home
 
@@ -27,22 +26,24 @@ ANSWER_COLUMNS = ("Doctor", "text", "answer")
 def run_consult(
     home: Path,
     name: str,
-    source: str | None,
     config: Path | None,
-    assignments: list[str],
+    flags: dict[str, Any],
     *,
     drop_existing: bool = False,
 ) -> None:
     """Materialize the recipe for a set of conversations and print what came of it.
 
     Raises:
-        MedcodeError: as `load_consult_settings` and the assets do, or the name is none for a partition.
+        MedcodeError: as `load_consult_settings` and the assets do, or the name is none for a partition. A source that
+            cannot be read is told here, before a base model is fetched and a partition is made.
     """
     refuse_name(name)
     require_assets_extra()
     from medcode_assets.recipes.consult.settings import load_consult_settings
+    from medcode_assets.recipes.consult.sources import read_conversations
 
-    settings = load_consult_settings(config, {"consult.source": source, **parse_assignments(assignments)})
+    settings = load_consult_settings(config, flags)
+    read_conversations(settings.consult, home / "cache" / "datasets")
     materialize_conversations(home, name, settings, drop_existing=drop_existing)
 
 

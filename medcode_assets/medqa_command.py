@@ -126,7 +126,7 @@ def print_results(home: Path, name: str) -> None:
     if made(folder / "errors"):
         found = read_errors(folder / "errors")
         typer.echo(
-            f"Errors:     {found.wrong} of {found.answers} answers wrong in what they say (as accuracy_generated tells; "
+            f"Errors:     {found.wrong} of {found.answers} answers wrong in what they say (accuracy_generated; "
             f"accuracy is of the likeliest option); {folder / 'errors' / PAGE}"
         )
 

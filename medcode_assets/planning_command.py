@@ -21,9 +21,9 @@ from medcode_serving.adapters import Mode
 from medcode_serving.errors import MedcodeError
 
 if TYPE_CHECKING:
-    from medcode_assets.training.cost import Gpu
     from transformers import PretrainedConfig
 
+    from medcode_assets.training.cost import Gpu
     from medcode_assets.training.planning import Growth, MemoryPlan
     from medcode_assets.training.rehearsal import Stage
 

@@ -18,7 +18,7 @@ REASONS = {
     "missing_option": "an option is empty",
     "duplicate_options": "two options are the same",
     "missing_answer": "no right option, or no answer to an open question",
-    "withheld_answer": "-1 in the place of the right option, or a test split without the column, as MedMCQA's",
+    "withheld_answer": "the source withholds the answer: cop is -1, or its test split has no such column",
     "repeated": "the same question with the same options stands there already",
     "contradiction": "the same question with the same options has another answer",
     "in_a_held_out_split": "nearly the same question is in a split that is held out",

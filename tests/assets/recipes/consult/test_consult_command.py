@@ -192,3 +192,11 @@ def test_ratings_need_a_sheet(tmp_path: Path) -> None:
 def test_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
     refused = runner.invoke(app, ["run", "--name", "No Name", "--output-dir", str(tmp_path)])
     assert "use small letters" in str(refused.exception)
+
+
+def test_a_source_that_is_not_there_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = ["run", "--source", str(tmp_path / "none.csv"), "--base-model", "embedded", "--output-dir", str(home)]
+    done = CliRunner().invoke(app, command)
+    assert "nothing there" in str(done.exception)
+    assert not home.exists()
