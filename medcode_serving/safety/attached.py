@@ -1,11 +1,12 @@
 """Which drug an amount belongs to, and what is said of how often it is taken."""
 
+import re
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from medcode_serving.safety.frequencies import is_daily, times_a_day
 from medcode_serving.safety.names import Named
-from medcode_serving.safety.quantities import Quantity, find_quantities
+from medcode_serving.safety.quantities import Quantity, count_of_name, find_quantities
 from medcode_serving.safety.reading import Reading
 from medcode_serving.safety.units import Units
 
@@ -17,6 +18,11 @@ _NEAR = 8
 """Words between a drug and its dose."""
 _NEAR_BEHIND = 6
 _SENTENCES_BACK = 2
+_STRENGTH = 1
+"""Words between a drug and its strength: "8 Tylenol Extra 500 mg"."""
+_COUNT_BACK = 40
+"""Characters before a drug in which its count stands."""
+_AT_ONCE = re.compile(r"\b(?:in (?:one|a single) (?:go|dose)|(?:all )?at once|as (?:one|a single) dose)\b")
 _BODY = ("kg", "lb")
 _VOLUMES = ("ml", "l", "teaspoon", "tablespoon")
 
@@ -73,7 +79,7 @@ def find_stated(text: Reading, units: Units, last_name: Named | None) -> list[St
         name = known = _name(text, here, before, known, last_name)
         if name is None or len(name.drugs) > 1 or name.drugs[0].startswith("class:"):
             continue
-        quantity = here.quantity
+        quantity = _counted(text, here, name)
         after = letters[quantity.end : _segment_end(text, here, name, later)]
         ahead = letters[_segment_start(text, here, before) : quantity.start]
         if quantity.unit in _VOLUMES and liquids:
@@ -82,11 +88,22 @@ def find_stated(text: Reading, units: Units, last_name: Named | None) -> list[St
     return found
 
 
+def _counted(text: Reading, here: _Placed, name: Named) -> Quantity:
+    """Return an amount times the count before the drug's name: "8 Tylenol 500 mg"."""
+    quantity = here.quantity
+    if quantity.is_counted or quantity.basis != "dose" or quantity.per_kg or quantity.unit in _VOLUMES:
+        return quantity
+    if not name.end <= here.word <= name.end + _STRENGTH:
+        return quantity
+    before = text.plain.text[: text.words[name.start].start]
+    return replace(quantity, amount=quantity.amount * count_of_name(before[-_COUNT_BACK:]))
+
+
 def _stated(name: Named, quantity: Quantity, word: int, after: str, ahead: str) -> Stated:
     times = times_a_day(after) or times_a_day(ahead)
     is_total = quantity.basis == "day" or (times is None and (is_daily(after) or is_daily(ahead)))
     amount = quantity.amount
-    single = None if is_total else amount
+    single = None if is_total and not _AT_ONCE.search(after) else amount
     daily = amount if is_total else amount * times if times else None
     often = None if is_total and quantity.basis != "day" and not times else times
     if is_total:

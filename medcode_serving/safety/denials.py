@@ -1,7 +1,9 @@
 """Signs that are said not to be there: by a "not" before them, a "no" behind them, or the answer "No."."""
 
+import re
+
 from medcode_serving.safety.phrases import Hit
-from medcode_serving.safety.reading import Reading
+from medcode_serving.safety.reading import REACH, Reading
 
 _BACK = 3
 """Words between a sign and "is gone"."""
@@ -15,6 +17,17 @@ _LABEL = 4
 """Words of a speaker's name and its colon."""
 _OF_A_SIGN = 2
 """Words behind a sign in a question of whether it is there: "Is your chest tight then?"."""
+_ASSERTED = 3
+"""Words between a sign and "since noon"."""
+_LONG_LIST = 2
+"""Commas: "no travel, sick contacts, fever or chest pain"."""
+_OR = frozenset({"or", "nor"})
+_MARKED = re.compile(
+    r"[ \t]*(?:\([ \t]*-+(?:ve)?[ \t]*\)"
+    r"|(?:\(|-+|=)[ \t]*(?:no|none|nil|neg|negative|absent|denied|denies|not present)[ \t]*(?=[).,;|/\n]|$)"
+    r"|[ \t]-(?:ve\b|[ \t]*(?=[),;|])))"
+)
+"""Behind a sign: "(-)", "- no", "-ve", and no word more: "chest pain - no relief" is none."""
 _DENIES = frozenset({"not", "never"})
 _THE = frozenset({"the", "this", "that", "these", "those"})
 _WHOSE = frozenset({"my", "your", "his", "her", "their"})
@@ -31,6 +44,7 @@ def is_denied(sign: Hit, text: Reading) -> bool:
         (not _has_its_own(sign, text) and _before(sign, text))
         or _is_gone(sign, text)
         or text.reached_from_behind("told_no", sign.end, 0) is not None
+        or _MARKED.match(text.plain.text, text.words[sign.end - 1].end) is not None
         or _answered_no(sign, text)
     )
 
@@ -43,17 +57,42 @@ def _has_its_own(sign: Hit, text: Reading) -> bool:
 def _before(sign: Hit, text: Reading) -> bool:
     if text.reached_from_behind("never_so", sign.end, 0):
         return False
-    if text.reached_from_before("negation", sign.start) or text.reached_from_before("negation_near", sign.start, 0):
-        return True
-    is_not = text.reached_from_before("negation_be", sign.start)
-    if is_not and (sign.start - is_not.end <= _NEAR or text.sign_begins_at(is_not.end)):
-        return True
+    for group, reach in (("negation", REACH), ("negation_near", 0), ("negation_be", REACH)):
+        for cue in text.all_before(group, sign.start, reach):
+            is_far = group == "negation_be" and sign.start - cue.end > _NEAR and not text.sign_begins_at(cue.end)
+            if not is_far and _reaches_over_commas(cue, sign, text):
+                return True
     # "do not feel" reaches into the sign "feel suicidal"
     return any(
         hit.start < sign.start < hit.end <= sign.end
         for group in ("negation", "negation_be", "negation_near")
         for hit in text.in_sentence(group, text.sentence(sign.start))
     )
+
+
+def _reaches_over_commas(cue: Hit, sign: Hit, text: Reading) -> bool:
+    """Tell whether a denial goes on behind commas: "no fever, cough", but not "I had no lunch, chest pain since noon"."""
+    commas = text.commas(cue.end, sign.start)
+    if not commas or any(cue.start <= hit.end <= cue.end for hit in _in_its_sentence("denies_list", sign, text)):
+        return True
+    _, last = text.bounds[text.sentence(sign.start)]
+    is_or = any(word.text in _OR for word in text.words[commas[0] : last])
+    if is_or and len(text.commas(cue.end, last)) >= _LONG_LIST and text.words[cue.start].text == "no":
+        return True
+    if not all(_is_of_signs(start, end, text) for start, end in zip([cue.end, *commas], commas, strict=False)):
+        return False
+    asserted = _in_its_sentence("asserts", sign, text)
+    return is_or or not any(commas[-1] <= hit.start <= sign.end + _ASSERTED for hit in asserted)
+
+
+def _is_of_signs(start: int, end: int, text: Reading) -> bool:
+    """Tell whether a part of a list names a sign or an illness."""
+    listed = text.in_sentence("symptom", text.sentence(start))
+    return any(start <= hit.start < end for hit in listed) or any(text.sign_begins_at(at) for at in range(start, end))
+
+
+def _in_its_sentence(group: str, sign: Hit, text: Reading) -> list[Hit]:
+    return text.in_sentence(group, text.sentence(sign.start))
 
 
 def _is_gone(sign: Hit, text: Reading) -> bool:

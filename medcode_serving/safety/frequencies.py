@@ -38,6 +38,8 @@ _TIMES = re.compile(
     r"\s*-?\s*(?:/|a|per|each|every|in)?\s*"
     r"(?P<per>daily|day|d|24 ?h(?:ours)?|weekly|week|monthly|month)\b"
 )
+_TIMES_BEHIND = re.compile(rf"\bx\s*{_RANGE}\s*(?:times\s*)?(?P<per>daily|(?:/|a|per|each|every|in a)\s*(?:day|d))\b")
+"""1000 mg x 8 daily; "x 3 d" is for three days."""
 _WORDS = {"once": 1.0, "twice": 2.0, "thrice": 3.0}
 _FIXED = (
     (re.compile(r"\b(?:every|each) other day\b|\balternate days?\b|\bqod\b"), 0.5),
@@ -67,6 +69,7 @@ def times_a_day(text: str) -> float | None:
     """
     found = [24 / hours for hours in (_hours(match) for match in _EVERY.finditer(text)) if hours]
     found += [_times(match) for match in _TIMES.finditer(text)]
+    found += [max(_amounts(match)) for match in _TIMES_BEHIND.finditer(text)]
     rest = _EVERY.sub(" ", _TIMES.sub(" ", text))
     found += [often for pattern, often in _FIXED if pattern.search(rest)]
     return max(found) if found else None
@@ -83,14 +86,17 @@ def is_weekly(text: str) -> bool:
 
 
 def _hours(match: re.Match[str]) -> float:
-    least = min(read_number(match[group]) for group in ("n", "m") if match[group])
-    return least * _HOURS[match["unit"]]
+    return min(_amounts(match)) * _HOURS[match["unit"]]
 
 
 def _times(match: re.Match[str]) -> float:
     if match["word"]:
         most = _WORDS[match["word"]]
     else:
-        most = max(read_number(match[group]) for group in ("n", "m") if match[group])
+        most = max(_amounts(match))
     per = match["per"]
     return most / (1 if per.startswith("24") else _DAYS[per])
+
+
+def _amounts(match: re.Match[str]) -> list[float]:
+    return [read_number(match[group]) for group in ("n", "m") if match[group]]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Literal
 
 from medcode_serving.safety.reading import Reading
 from medcode_serving.safety.report import LEVELS, SafetyWarning
@@ -30,6 +31,8 @@ class Mention:
 
     sentence: tuple[str, int]
     """Told apart over both texts."""
+    taker: Literal["me", "another"] | None
+    """Who takes it, where the question says so."""
 
 
 def find_mentions(question: Reading, answer: Reading) -> list[Mention]:
@@ -49,8 +52,10 @@ def find_mentions(question: Reading, answer: Reading) -> list[Mention]:
                 continue
             recommended = text is answer and not is_against and _is_recommended(text, name.start)
             sentence = (text.where, text.sentence(name.start))
+            taker = _taker(text, name.start) if text is question else None
             found += [
-                Mention(drug, text, name.start, name.end, is_against, recommended, sentence) for drug in name.drugs
+                Mention(drug, text, name.start, name.end, is_against, recommended, sentence, taker)
+                for drug in name.drugs
             ]
     return found
 
@@ -102,6 +107,14 @@ def _is_against(text: Reading, start: int, end: int) -> bool:
     return bool(text.reached_from_before("against", start) or text.reached_from_behind("against_after", end))
 
 
+def _taker(text: Reading, start: int) -> Literal["me", "another"] | None:
+    """Return who takes a drug, by the nearest "I take" or "my mother is on" before it in its sentence."""
+    mine, others = (text.reached_from_before(f"taken_by_{who}", start) for who in ("me", "another"))
+    if mine and others:
+        return "me" if mine.end > others.end else "another"
+    return "me" if mine else "another" if others else None
+
+
 def _is_recommended(text: Reading, start: int) -> bool:
     return bool(text.in_sentence("recommends", text.sentence(start)))
 
@@ -120,7 +133,9 @@ def _row(left: str, right: str, keys: Mapping[str, frozenset[str]], rules: Safet
 
 
 def _are_together(left: Mention, right: Mention) -> bool:
-    """Tell whether two mentions may be of drugs taken together, not of a choice between them."""
+    """Tell whether two mentions may be of drugs taken together, not of a choice between them or by two people."""
+    if {left.taker, right.taker} == {"me", "another"}:
+        return False
     if left.sentence != right.sentence:
         return True
     first, second = sorted((left, right), key=lambda mention: mention.start)

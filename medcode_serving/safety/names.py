@@ -35,7 +35,10 @@ class NameIndex:
         for options in self._by_word.values():
             options.sort(key=lambda option: -len(option[0]))
         every = [words for options in self._by_word.values() for words, _ in options]
-        self.single_words = frozenset(words[0] for words in every if len(words) == 1)
+        self.single_words = {
+            words[0]: drugs for options in self._by_word.values() for words, drugs in options if len(words) == 1
+        }
+        """Names of one word, with their drugs."""
         self.words = frozenset(word for words in every for word in words)
 
     def find(self, words: Sequence[Word]) -> list[Named]:

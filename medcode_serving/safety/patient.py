@@ -38,6 +38,25 @@ _BABY = re.compile(r"\b(?:my|our|his|her|the|your)\s+(?:\w+\s+)?(?P<who>newborn|
 _CHILD = re.compile(
     r"\b(?:my|our|his|her|a|the|your)\s+(?:\w+\s+)?(?:child|kid|children|kids|baby|toddler|infant|newborn)\b"
 )
+_NURSLING = re.compile(
+    r"\b(?:breast-? ?feed(?:ing)?|nursing|nurse|pumping for)\s+(?:my|our|a|the)\s+"
+    r"(?:[\w.]+[\s-]+){0,5}?(?:old\b|baby\b|infant\b|newborn\b|son\b|daughter\b|child\b|toddler\b|twins\b)"
+    r"(?:\s+(?:baby|infant|newborn|son|daughter|boy|girl|child|twins)\b)?"
+)
+"""A child that is not the patient, unless the question goes on about it."""
+_OF_CHILD = re.compile(
+    r"\b(?:he|she|(?:baby|child|son|daughter|infant|newborn)(?:'s)?)\s+(?:has|is|had|was|got|can|keeps?|will|needs?|feels?|may"
+    r"|should|won't|can't|does|doesn't|cries|coughs|fever|temp)|\bg[ia]v(?:e|ing)\s+(?:him|her|it|my|the)\b"
+    r"|\b(?:can|may|could|should)\s+(?:he|she|(?:the|my)\s+baby)\b|\bfor\s+(?:him|her)\b"
+)
+_NO_PERSON = (
+    r"(?:dog|cat|puppy|kitten|pup|horse|pony|rabbit|bunny|hamster|pet|parrot|labrador|retriever|poodle|terrier|spaniel"
+    r"|shepherd|collie|bulldog|beagle|car|house|bottle|prescription|pack|packet|box|scar|injury|wound|tattoo)s?\b"
+)
+_NO_PERSON_BEHIND = re.compile(rf"\s+(?:[a-z]+\s+){{0,2}}?{_NO_PERSON}")
+_NO_PERSON_BEFORE = re.compile(rf"\b{_NO_PERSON},?\s+(?:(?:who|which|is|was|turned|just|has|now|only|about)\s+){{0,3}}$")
+_NEAR = 40
+"""Characters before an age that say whose it is."""
 _ADULT = 18
 _OLDER_CHILD = 11.0
 """Years, taken for a child whose age is not told: limits from 12 years on hold for it."""
@@ -73,8 +92,9 @@ def read_patient(question: str, answer: str = "") -> Patient:
         question: In plain letters.
         answer: In plain letters.
     """
+    question = _without_nursling(question)
     age = _age(question)
-    if age is None and (told := _GIVEN_TO.search(answer)):
+    if age is None and (told := _GIVEN_TO.search(answer)) and not _NO_PERSON_BEHIND.match(answer, told.end()):
         age = read_number(told["n"]) * _YEARS[told["unit"]]
         age = age if age <= _OLDEST else None
     weight = next(iter(_weights(question)), None)
@@ -84,12 +104,23 @@ def read_patient(question: str, answer: str = "") -> Patient:
 
 def _age(text: str) -> float | None:
     for match in _AGE.finditer(text):
+        before = text[max(0, match.start() - _NEAR) : match.start()]
+        if _NO_PERSON_BEHIND.match(text, match.end()) or _NO_PERSON_BEFORE.search(before):
+            continue
         number = read_number(match["n"] or match["n2"] or match["n3"])
         years = number * _YEARS[match["unit"]] if match["unit"] else number
         if years <= _OLDEST:
             return years
     found = _BABY.search(text)
     return _SMALL[found["who"]] if found and "pregnan" not in text else None
+
+
+def _without_nursling(question: str) -> str:
+    """Return a question without the child that its asker feeds, if she asks for herself."""
+    found = _NURSLING.search(question)
+    if not found or _OF_CHILD.search(question, found.end()):
+        return question
+    return question[: found.start()] + " " * (found.end() - found.start()) + question[found.end() :]
 
 
 def _weights(text: str) -> list[float]:

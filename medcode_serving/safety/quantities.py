@@ -25,6 +25,10 @@ _COUNT_BEHIND = (
     re.compile(rf"^\s*[x*]\s*{_COUNT}\b(?!\s*(?:/|x|times|a\b|per\b|daily|d\b))"),
     re.compile(rf"^\s*(?:{_FORMS})?\s*[,:(]\s*(?:take\s+|give\s+)?{_COUNT}\s*{_FORMS}\b"),
 )
+_COUNT_OF_NAME = re.compile(
+    rf"(?<![\w./,:-])(?<!\bday )(?<!\bat )(?<!\bstep )(?<!\bage )(?<!\baged ){_COUNT}\s+(?:of\s+(?:the|your)\s+)?"
+    r"(?:(?:extra|regular|double)[ -]strength\s+)?$"
+)
 _FORM_BEHIND = re.compile(rf"^\s*-?(?:\w+\s+)?{_FORMS}\b")
 _MOST_COUNT = 100
 
@@ -43,6 +47,8 @@ class Quantity:
     per_kg: bool
     per_volume: float = 0.0
     """Of a concentration: millilitres."""
+    is_counted: bool = False
+    """Whether the text says how many of it are taken at once."""
 
 
 def find_quantities(text: str, units: Units) -> list[Quantity]:
@@ -57,10 +63,12 @@ def find_quantities(text: str, units: Units) -> list[Quantity]:
     for match in _pattern(units.pattern).finditer(text):
         low, high = (read_number(match[group]) if match[group] else 0.0 for group in ("low", "n"))
         per_kg, basis, volume = _per(match["per"] or "")
-        amount = max(low, high)
+        amount, counted = max(low, high), None
         if basis == "dose" and not per_kg:
-            amount *= _count(text[end : match.start()][-60:], text[match.end() : match.end() + 40])
-        found.append(Quantity(match.start(), match.end(), amount, units.spelled[match["unit"]], basis, per_kg, volume))
+            counted = _count(text[end : match.start()][-60:], text[match.end() : match.end() + 40])
+            amount *= counted or 1.0
+        unit = units.spelled[match["unit"]]
+        found.append(Quantity(match.start(), match.end(), amount, unit, basis, per_kg, volume, counted is not None))
         end = match.end()
     return found
 
@@ -91,8 +99,18 @@ def _per(written: str) -> tuple[bool, Basis, float]:
     return per_kg, basis, volume  # type: ignore[return-value]
 
 
-def _count(before: str, behind: str) -> float:
-    """Return how many of an amount are taken at once."""
+def count_of_name(before: str) -> float:
+    """Return how many are taken of a drug that is named before its strength: "8 Tylenol 500 mg".
+
+    Args:
+        before: The text before the name.
+    """
+    match = _COUNT_OF_NAME.search(before)
+    return _most(match) if match else 1.0
+
+
+def _count(before: str, behind: str) -> float | None:
+    """Return how many of an amount are taken at once, if the text says so."""
     for place, pattern in enumerate(_COUNT_BEFORE):
         match = pattern.search(before)
         if match and (place != 1 or _FORM_BEHIND.match(behind)):
@@ -100,7 +118,7 @@ def _count(before: str, behind: str) -> float:
     for pattern in _COUNT_BEHIND:
         if match := pattern.match(behind):
             return _most(match)
-    return 1.0
+    return None
 
 
 def _most(match: re.Match[str]) -> float:

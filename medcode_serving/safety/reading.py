@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from medcode_serving.safety.names import Named
@@ -18,7 +18,12 @@ _CANCELS = {
     "not_negation": ("negation", "negation_be", "negation_near", "told_no", "says_no", "not_taken"),
     "not_at_once": ("term:many_pills",),
     "not_now": ("term:heart_attack_now", "term:stroke_now", "term:anaphylaxis_named"),
-    "not_sign": ("term:unresponsive", "term:blue", "term:baby_fever"),
+    "not_gone": ("negation_after",),
+    "not_sign": (
+        "term:unresponsive", "term:blue", "term:blue_lips", "term:baby_fever", "term:stool_blood",
+        "term:severe_breathless", "term:testicle",
+    ),
+    "taken_by_both": ("taken_by_me", "taken_by_another"),
     "fine": ("against", "against_after", "warns"),
     "not_urgent": ("urgent",),
     "ceiling": ("against", "against_after", "fine", "threshold"),
@@ -77,10 +82,18 @@ class Reading:
 
     def reached_from_before(self, group: str, start: int, reach: int = REACH) -> Hit | None:
         """Return the cue before a word that reaches it, in its sentence and without a turn between."""
+        return next(self.all_before(group, start, reach), None)
+
+    def all_before(self, group: str, start: int, reach: int = REACH) -> Iterator[Hit]:
+        """Yield every cue before a word that reaches it, the nearest first."""
         for hit in reversed(self.in_sentence(group, self.sentence(start))):
             if hit.end <= start <= hit.end + reach and not self._turns(hit.end, start):
-                return hit
-        return None
+                yield hit
+
+    def commas(self, start: int, end: int) -> list[int]:
+        """Return which words, behind one and up to another, follow a comma."""
+        places = range(start, min(end + 1, len(self.words)))
+        return [at for at in places if at and "," in self.plain.text[self.words[at - 1].end : self.words[at].start]]
 
     def reached_from_behind(self, group: str, end: int, reach: int = REACH) -> Hit | None:
         """Return the cue behind a word that reaches back to it."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -40,17 +40,19 @@ class _Candidate:
 class Speller:
     """Finds the known word that a strange one stands for. Nothing in it changes."""
 
-    def __init__(self, known: Iterable[str], stems: Iterable[str], names: Iterable[str], never: Iterable[str]) -> None:
+    def __init__(
+        self, known: Iterable[str], stems: Iterable[str], names: Mapping[str, tuple[str, ...]], never: Iterable[str]
+    ) -> None:
         """Take the words.
 
         Args:
             known: Words of phrases.
             stems: Beginnings of words that phrases match whatever follows.
-            names: Words that are names of drugs by themselves: only they may stand in two parts.
+            names: Words that are names of drugs by themselves, with their drugs: only they may stand in two parts.
             never: Words that are right as they are, though close to a known one.
         """
-        self._names = frozenset(names)
-        self._known = frozenset(known) | self._names
+        self._names = dict(names)
+        self._known = frozenset(known) | self._names.keys()
         self._never = frozenset(never)
         self._beginnings = frozenset(name[:length] for name in self._names for length in range(2, len(name)))
         self._apart = self._known | frozenset(stems)
@@ -130,15 +132,21 @@ class Speller:
         }
         scored = sorted((distance, known) for known, most in close if (distance := _distance(word, known, most)))
         best = [known for distance, known in scored if distance == scored[0][0]]
-        if len(best) > 1 and self._names.isdisjoint(best):
+        if len(best) > 1 and self._names.keys().isdisjoint(best):
             # "suicidel" is "suicidal" rather than "suicide"
             best = [known for known in best if len(known) == len(word)]
-        if len(best) != 1:
+        if len(best) > 1:
+            # "tramdol" is "tramadol" or "tramodol", "aspirina" is "aspirin" or "aspirins": both are one drug
+            singular = [one[:-1] if one[-1] == "s" and one[:-1] in self._names else one for one in best]
+            drugs = {self._names.get(one) for one in singular}
+            best = singular if len(drugs) == 1 and None not in drugs else []
+        if not best:
             return word
         known = best[0]
-        # "breathing" is no "breathings": an ending is grammar, not an error.
-        is_ending = word.startswith(known) or (known not in self._names and known.startswith(word))
-        return word if is_ending else known
+        if known not in self._names:
+            # "breathing" is no "breathings": an ending is grammar, not an error. Names have none but the plural's.
+            return word if word.startswith(known) or known.startswith(word) else known
+        return known
 
     def _nearest_stem(self, word: str) -> str:
         """Return the one beginning that a word has with an error behind its first letters, or the word itself."""
