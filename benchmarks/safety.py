@@ -7,7 +7,8 @@ Times are for the labelled lines end to end, which are full of drugs and signs, 
 On `tests/serving/safety/labelled.jsonl`, made by hand. A danger counts as found if its rule is told and the answer is
 not said to advise against it; a false alarm is a line with a warning of a kind (moderate or worse, or of a dose far too
 low, not addressed) that its labels have not. Intervals are Wilson's, 95 %. The rules were tuned on the half that is not
-`held_out`. Tags `added10` and `reviewer10` are the lines of 2026-11-22: new ones, and a reviewer's finds, all tuned on.
+`held_out`. Tags of the lines of 2026-11-22: `added10` and `added10b` are new ones; `reviewer10` and `trial10` the finds
+of a reviewer and of a user, all tuned on.
 
 Where the repository has `../shared/data`, the share of its texts that are told of is counted too: exam questions of
 MedMCQA with their right answers, where no patient asks, and the dialogues of MTS-Dialog. None of their text is printed.

@@ -71,7 +71,7 @@ def _before(sign: Hit, text: Reading) -> bool:
 
 
 def _reaches_over_commas(cue: Hit, sign: Hit, text: Reading) -> bool:
-    """Tell whether a denial goes on behind commas: "no fever, cough", but not "I had no lunch, chest pain since noon"."""
+    """Tell whether a denial goes on behind commas: "no fever, cough", but not "no lunch yet, chest pain since noon"."""
     commas = text.commas(cue.end, sign.start)
     if not commas or any(cue.start <= hit.end <= cue.end for hit in _in_its_sentence("denies_list", sign, text)):
         return True

@@ -90,10 +90,7 @@ def _hours(match: re.Match[str]) -> float:
 
 
 def _times(match: re.Match[str]) -> float:
-    if match["word"]:
-        most = _WORDS[match["word"]]
-    else:
-        most = max(_amounts(match))
+    most = _WORDS[match["word"]] if match["word"] else max(_amounts(match))
     per = match["per"]
     return most / (1 if per.startswith("24") else _DAYS[per])
 

@@ -54,7 +54,7 @@ _NO_PERSON = (
     r"|shepherd|collie|bulldog|beagle|car|house|bottle|prescription|pack|packet|box|scar|injury|wound|tattoo)s?\b"
 )
 _NO_PERSON_BEHIND = re.compile(rf"\s+(?:[a-z]+\s+){{0,2}}?{_NO_PERSON}")
-_NO_PERSON_BEFORE = re.compile(rf"\b{_NO_PERSON},?\s+(?:(?:who|which|is|was|turned|just|has|now|only|about)\s+){{0,3}}$")
+_NO_PERSON_BEFORE = re.compile(rf"\b{_NO_PERSON},?\s+(?:(?:who|which|is|was|turned|just|now|only|about)\s+){{0,3}}$")
 _NEAR = 40
 """Characters before an age that say whose it is."""
 _ADULT = 18

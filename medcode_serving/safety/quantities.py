@@ -29,6 +29,9 @@ _COUNT_OF_NAME = re.compile(
     rf"(?<![\w./,:-])(?<!\bday )(?<!\bat )(?<!\bstep )(?<!\bage )(?<!\baged ){_COUNT}\s+(?:of\s+(?:the|your)\s+)?"
     r"(?:(?:extra|regular|double)[ -]strength\s+)?$"
 )
+_BOUGHT = re.compile(
+    r"\b(?:bought|buy|have|has|got|ordered|dispense[ds]?|left|(?:pack|packet|box|bottle|supply|total) of)\s+$"
+)
 _FORM_BEHIND = re.compile(rf"^\s*-?(?:\w+\s+)?{_FORMS}\b")
 _MOST_COUNT = 100
 
@@ -106,6 +109,8 @@ def count_of_name(before: str) -> float:
         before: The text before the name.
     """
     match = _COUNT_OF_NAME.search(before)
+    if match and _BOUGHT.search(before, 0, match.start()):
+        return 1.0
     return _most(match) if match else 1.0
 
 

@@ -26,7 +26,8 @@ def test_every_label_names_a_rule() -> None:
 def test_there_are_enough_lines_of_each_kind() -> None:
     kinds = Counter(one["kind"] for line in read_lines() for one in line["expect"])
     assert len(read_lines()) >= 250
-    ours = [line for line in read_lines() if "reviewer10" not in line["tags"]]  # a reviewer's finds are known to all
+    # a reviewer's finds are known to all
+    ours = [line for line in read_lines() if not {"reviewer10", "trial10"} & set(line["tags"])]
     assert sum(line["held_out"] for line in ours) >= len(ours) // 2
     assert kinds["interaction"] >= 60 and kinds["emergency"] >= 90 and kinds["dose"] >= 50 and kinds["age"] >= 10
     assert sum(not line["expect"] for line in read_lines()) >= 100

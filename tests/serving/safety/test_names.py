@@ -38,6 +38,26 @@ def test_every_name_is_found(style: Callable[[str], str], apostrophe: str) -> No
     assert missed == []
 
 
+def test_a_name_is_found_with_a_letter_left_out_or_too_many() -> None:
+    """But where the misspelling is as near to another drug: quinine and quinidine, Macrobid and the macrolides."""
+    rules, missed = load_rules(), set()
+    for name, drugs in rules.names.single_words.items():
+        if len(name) < 7 or not name.isalpha():
+            continue
+        middle = len(name) // 2
+        for written in (name[:middle] + name[middle + 1 :], *(name + letter for letter in "aeno")):
+            named = read_text(f"Take {written}. Rest.", "answer", rules).names
+            missed |= set() if any(one.drugs == drugs for one in named) else {written}
+    assert missed <= {"quindine", "macrobide"}
+
+
+@pytest.mark.parametrize("word", ["buffering", "adrenal", "nicotinic", "alcoholic", "metformins"])
+def test_endings_are_no_errors(word: str) -> None:
+    rules = load_rules()
+    (found,) = read_text(word, "answer", rules).words
+    assert found.text == word
+
+
 @pytest.mark.parametrize(
     "answer",
     ["Take St. John's wort.", "Take St. Johns wort.", "ST. JOHN'S WORT", "St. John\u2019s Wort", "St John's wort."],
