@@ -101,16 +101,6 @@ def assert_bundle_answers(recipe: str, job: Job) -> None:
         assert client.post("/predict", json={"text": "fever"}).status_code == 422
 
 
-def test_what_is_unchanged_is_not_made_again(medqa_job: Job) -> None:
-    config = RECIPES / "medqa" / "demo" / "medqa.yaml"
-    again = medcode("medqa", "run", "--name", "few", f"--config={config}", *MADE["medqa"], *FEW, home=medqa_job.home)
-    assert again.returncode == 0, again.stderr
-    for name in ("source", "adapter", "evaluation", "bundle", "gguf"):
-        lines = [line for line in again.stderr.splitlines() if line.split()[:1] == [f"medqa/{name}"]]
-        assert lines
-        assert all("unchanged" in line for line in lines), lines
-
-
 def test_the_next_iteration_adds_samples_and_keeps_the_holdout(specialty_job: Job) -> None:
     home = specialty_job.home
     config = RECIPES / "specialty" / "demo" / "specialty.yaml"

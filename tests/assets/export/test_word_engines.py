@@ -85,7 +85,7 @@ def test_answers_are_those_of_transformers(
 def test_draws_follow_the_model_at_the_temperature_and_a_seed_repeats_them(
     engine: LlamaCppWordsEngine, transformers: WordsEngine
 ) -> None:
-    draws = 120
+    draws = 80
 
     def drawn(which: LlamaCppWordsEngine | WordsEngine, temperature: float) -> Counter[str]:
         options = [NoteOptions(writing=Writing(1, temperature, seed)) for seed in range(draws)]

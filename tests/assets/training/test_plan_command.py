@@ -1,4 +1,4 @@
-"""What `medcode plan` prints for a recipe in words, on a model of two layers."""
+"""What `medcode plan` prints for a recipe in words, on a model of one layer."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=200,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=512,
