@@ -31,6 +31,7 @@ class Asking:
         self._unanswered_in_a_row = 0
         self._last_failure = ""
         self._refusal: MedcodeError | None = None
+        self._unforeseen: Exception | None = None
 
     def run(
         self,
@@ -62,6 +63,8 @@ class Asking:
                     break
                 done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 take_in(self._replies([(running.pop(future), future) for future in done], failed, tally))
+                if self._unforeseen is not None:
+                    raise self._unforeseen
                 if self._is_hopeless():
                     self._stop.set()  # what is under way is paid for, and still taken in
                 if done and on_progress:
@@ -91,6 +94,8 @@ class Asking:
                 tally.retries += error.retries
                 self._unanswered_in_a_row += 1
                 self._last_failure = str(error)
+            except Exception as error:  # noqa: BLE001 - raised once the replies that came with it are taken in
+                self._unforeseen = error
             else:
                 self._unanswered_in_a_row = 0
                 replies.append((request, reply))
