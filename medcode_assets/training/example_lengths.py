@@ -9,10 +9,8 @@ from typing import Any
 import yaml
 
 from medcode_assets.config import Settings
+from medcode_serving.bundle import FIRST_RECIPE
 from medcode_serving.errors import MedcodeError
-
-MAIN = "icd"
-"""The recipe whose settings have no section of their own."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class ExampleLengths:
 
 def recipe_of(settings: Settings) -> str:
     """Return the recipe that settings are of."""
-    return next((recipe for recipe in _usual() if hasattr(settings, recipe)), MAIN)
+    return next((recipe for recipe in _usual() if hasattr(settings, recipe)), FIRST_RECIPE)
 
 
 @cache
