@@ -1,6 +1,7 @@
 """Settings in layers: a pydantic class's defaults, a YAML file, the environment, flags, each over the one before."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -37,7 +38,7 @@ def layered(settings_class: type[Settings], path: Path | None, flags: dict[str, 
             key, and quotes no value.
     """
     contents = _read_mapping(path) if path else {}
-    nested = _nested(flags)
+    nested = by_section(flags)
     _refuse_unknown_variables(settings_class)
 
     class FromAllSources(settings_class):  # type: ignore[valid-type, misc]
@@ -79,7 +80,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _nested(flags: dict[str, Any]) -> dict[str, Any]:
+def by_section(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted name as sections hold them; None is a flag that was not given."""
     nested: dict[str, Any] = {}
     for key, value in flags.items():
         if value is None:

@@ -15,6 +15,7 @@ import yaml
 
 from medcode_assets.recipes.specialty.settings import CONFIG, SpecialtySettings, load_specialty_settings
 from medcode_serving.errors import MedcodeError
+from medcode_serving.layers import by_section
 
 FILE = "settings.yaml"
 NOT_KEPT = (("specialty", "adjustments"), ("compute", "allowed_hosts"))
@@ -60,8 +61,7 @@ def given_now(file: Path, config: Path | None, flags: Mapping[str, Any]) -> Reme
     load_specialty_settings(config, flags)  # names file and line of what is wrong
     kept = recall(file)
     values = {name: dict(own) for name, own in kept.values.items()}
-    named = {name: value for name, value in flags.items() if value is not None}
-    given = _laid_over(_contents(config), _nested(named))
+    given = _laid_over(_contents(config), by_section(flags))
     if "base" in given.get("model", {}):
         values.get("model", {}).pop("revision", None)  # the other model's
     return Remembered(kept.own_config or config is not None, _laid_over(values, given))
@@ -107,17 +107,6 @@ def _contents(config: Path | None) -> Values:
     """Return a settings file that was read without fault before."""
     found = yaml.safe_load(config.read_text(encoding="utf-8")) if config else None
     return {name: dict(own or {}) for name, own in (found or {}).items()}
-
-
-def _nested(flags: Mapping[str, Any]) -> Values:
-    nested: Values = {}
-    for name, value in flags.items():
-        within: dict[str, Any] = nested
-        *sections, field = name.split(".")
-        for section in sections:
-            within = within.setdefault(section, {})
-        within[field] = value
-    return nested
 
 
 def _laid_over(below: Values, above: Values) -> Values:
